@@ -1,4 +1,4 @@
-# make install, make demo, make test, make docs. Each sets up what it needs in .venv. make test-all also runs the slow tests, with Ray.
+# make install, make demo, make test, make docs. Each sets up what it needs in .venv. make test-all also runs the slow tests, with Ray and TensorBoard.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
@@ -29,7 +29,7 @@ test-all: check .venv/cluster-installed
 	$(PYTEST)
 
 .venv/cluster-installed: .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cluster]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cluster,tensorboard]"
 	touch $@
 
 docs: .venv/docs-installed

@@ -26,6 +26,7 @@ import torch
 from randout.core.console import print_always
 from randout.testing.models import LABELS, build, loaded, toy_texts
 from support.coda19 import coda19_folder as coda19_folder  # a fixture
+from support.hub_server import HubServer
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -85,9 +86,9 @@ def no_refit() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def quick_pictures() -> Iterator[Callable[..., Path]]:
-    """The confusion matrix of a run is no more than the head of a PNG: drawing two takes longer than a tiny training.
+    """The pictures of a run are no more than the head of a PNG: drawing them takes longer than a tiny training.
 
-    Gives the function that draws; `real_pictures` puts it back for one test.
+    Gives the function that draws a confusion matrix; `real_pictures` puts it back for one test.
     """
     from randout.reporting import run_pictures
 
@@ -96,9 +97,14 @@ def quick_pictures() -> Iterator[Callable[..., Path]]:
         Path(path_png).write_bytes(b"\x89PNG\r\n\x1a\n")
         return Path(path_png)
 
+    def no_curve(points: Any, path_png: str | os.PathLike[str], title: str) -> Path:
+        Path(path_png).write_bytes(b"\x89PNG\r\n\x1a\n")
+        return Path(path_png)
+
     real = run_pictures.confusion_picture
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_pictures, "confusion_picture", instead)
+        patch.setattr(run_pictures, "coverage_picture", no_curve)
         yield real
 
 
@@ -169,6 +175,36 @@ def empty_caches(tmp_path, monkeypatch):
     monkeypatch.setenv("RANDOUT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture
+def model_hub(empty_caches: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
+    """A model hub on this machine, which the hub's library asks in place of the real one, with empty caches.
+
+    The user ada has written her token into HF_TOKEN. The library waits for nothing: neither for rate limits nor before
+    it asks again.
+    """
+    import time
+
+    import huggingface_hub as hub
+    from huggingface_hub import constants
+
+    for name in ("HF_HUB_OFFLINE", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_TOKEN", "hf_ada")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    with HubServer() as server:
+        server.add_user("ada", "hf_ada")
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        hub.close_session()
+        yield server
+    hub.close_session()
 
 
 @pytest.fixture

@@ -23,11 +23,13 @@ _WHERE = {
     "train": "api",
     "predict": "api",
     "annotate": "api",
+    "label_issues": "api",
     "label_shards": "api",
     "load": "api",
     "Predictor": "api",
     "evaluate": "api",
     "export": "api",
+    "push": "api",
     "search": "api",
     "compare": "api",
     "cross_validate": "api",
@@ -69,9 +71,11 @@ if TYPE_CHECKING:  # the same names as in `_WHERE`, for type checkers
         cross_validate,
         evaluate,
         export,
+        label_issues,
         label_shards,
         load,
         predict,
+        push,
         report,
         search,
         shrink,
@@ -134,9 +138,11 @@ __all__ = [
     "export",
     "for_trainer",
     "kl_divergence",
+    "label_issues",
     "label_shards",
     "load",
     "predict",
+    "push",
     "register",
     "report",
     "search",
@@ -150,6 +156,8 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "sklearn":
+        return importlib.import_module("randout.sklearn")
     if name not in _WHERE:
         raise AttributeError(f"module 'randout' has no attribute {name!r}")
     return getattr(importlib.import_module(f"randout.{_WHERE[name]}"), name)

@@ -16,6 +16,7 @@ from randout import reporting
 from randout.core import config
 from randout.core.console import Show
 from randout.core.errors import UserError
+from randout.core.label_sets import names_of
 from randout.core.launch import launched
 from randout.core.terminal import is_text
 from randout.core.wording import plural, type_words, verb
@@ -29,13 +30,19 @@ from randout.experiments.run.run_request import Request
 from randout.experiments.run.saved_model import LoadedClassifier, fields_of, load_on_device
 from randout.methods.builtin import METHODS
 from randout.stats.diagnostics import messages
+from randout.stats.label_set_scores import sigmoid
 from randout.storage.run_names import checked_name
+from randout.trackers.report_to import trackers_of
 
 if TYPE_CHECKING:
     from randout.experiments.annotation import Annotation
+    from randout.experiments.run.abstention import Abstainer
     from randout.experiments.run.export import Export
     from randout.experiments.run.pipeline import Result
     from randout.experiments.run.plan import Plan
+    from randout.experiments.run.push import Pushed
+    from randout.stats.abstention import Threshold
+    from randout.storage.label_issues import LabelIssues
     from randout.training.processes import Processes
 
 PathLike = str | Path
@@ -54,6 +61,7 @@ def train(
     out: str | Path | None = None,
     runs: str | Path = "runs",
     time_limit: float | None = None,
+    report_to: str | Sequence[str] | None = None,
     quiet: bool = True,
 ) -> Result:
     """Fine-tune a student on a labelled table, with a teacher's soft labels and noise, as `randout train` does.
@@ -64,8 +72,8 @@ def train(
     that encoder or a bag-of-words baseline, chosen on validation. teacher: a run, a classifier, an encoder, or a file of
     soft labels; "none": no distillation. settings: by the keys of `--set`
     (`{"learning_rate": 2e-5, "methods.kd.weight": 0.4, "data.group_column": "author"}`). name: of the run, in tables and
-    reports. time_limit: in seconds. Repeating the call returns the finished run or resumes it. Raises UserError, Failure,
-    and Stopped at the time limit.
+    reports. time_limit: in seconds. report_to: experiment trackers, as "tensorboard,mlflow". Repeating the call returns the
+    finished run or resumes it. Raises UserError, Failure, and Stopped at the time limit.
     """
     from randout.experiments.run import pipeline, planning  # imports PyTorch, which `load` of an export does without
 
@@ -73,7 +81,7 @@ def train(
     if not isinstance(name, str | None):
         raise UserError(f"train: name: found {name!r:.80}, {type_words(name)}; expected a string")
     called = "" if name is None else checked_name(name)
-    options = replace(_options(out, runs, time_limit, quiet), name=called)
+    options = replace(_options(out, runs, time_limit, quiet, report_to=report_to), name=called)
 
     def make_plan() -> Plan:
         with _source(data, Path(runs)) as source:
@@ -106,13 +114,39 @@ class Predictor:
         """The label of each column of `predict_proba`."""
         return dict(self.saved.id2label)
 
-    def predict(self, texts: Iterable[str]) -> list[str | None]:
+    @property
+    def thresholds(self) -> dict[str, float] | None:
+        """The probability above which each label is predicted, of a model of label sets; None for one label per text."""
+        limits = self.saved.thresholds
+        return None if limits is None else dict(zip(self.saved.id2label.values(), limits, strict=True))
+
+    def predict(self, texts: Iterable[str], *, abstain: str | float = "") -> list[Any]:
         """Return the label of each text; None, with a Python warning, for an empty or white-space text.
 
         texts: strings; for a model of pairs, (first, second); for one that reads fields, rows by column: {"text": ...,
-        "position": ...}. Raises UserError as `predict_proba` does.
+        "position": ...}.
+        abstain: a text of which the model is not sure enough gets None too: "accuracy=0.95", "coverage=0.9" (a threshold
+        chosen on validation rows, see `threshold`), or a confidence. A model of label sets (multi-label) gives a list of
+        labels for each text, which may be empty. Raises UserError as `predict_proba` and `threshold` do.
         """
-        return _labels(self.saved, self._predicted(texts, None, "model.predict"))
+        abstainer = self._abstainer(abstain) if abstain else None
+        return _labels(self.saved, self._logits(texts, None, "model.predict"), abstainer)
+
+    def threshold(self, target: str | float) -> Threshold:
+        """Return the threshold that `predict(texts, abstain=target)` uses, with its coverage and accuracy on validation rows.
+
+        Raises UserError if the target cannot be reached, or if the model has no validation rows to choose it by.
+        """
+        return self._abstainer(target).threshold
+
+    def confidence(self, texts: Iterable[str]) -> np.ndarray:
+        """Return (n,) the calibrated probability of each text's label, which `abstain` compares; NaN for an empty text."""
+        return self._abstainer(1.0).confidences(self._logits(texts, None, "model.confidence"))
+
+    def _abstainer(self, target: str | float) -> Abstainer:
+        from randout.experiments.run.abstention import abstainer
+
+        return abstainer(self.name, target, Show(quiet=True), "abstain")
 
     def predict_proba(self, texts: Iterable[str], *, show: Show | None = None) -> np.ndarray:
         """Return probabilities (n, C) of n texts, columns by `id2label`, in float32; texts are truncated as in training.
@@ -120,25 +154,42 @@ class Predictor:
         An empty or white-space text gets NaN, with a Python warning. Raises UserError for anything but a list of strings,
         also for a single string. texts: as for `predict`.
         """
-        return self._predicted(texts, show, "model.predict_proba")
+        return _probabilities(self.saved, self._logits(texts, show, "model.predict_proba"))
 
-    def _predicted(self, texts: Iterable[str], show: Show | None, call: str) -> np.ndarray:
+    def _logits(self, texts: Iterable[str], show: Show | None, call: str) -> np.ndarray:
         found = _checked_texts(texts, call, self.saved.fields)
         kept = [at for at, text in enumerate(found) if not is_missing(text)]
         if len(kept) < len(found):
             _warn_of_empty(found, kept)
-        probabilities = np.full((len(found), len(self.saved.id2label)), np.nan, np.float32)
+        logits = np.full((len(found), len(self.saved.id2label)), np.nan, np.float32)
         if kept:
             with (show or Show(quiet=True)).bar("predicting", len(kept)) as advance:
-                logits = self.saved.logits([found[at] for at in kept], lambda count: advance(count, ""))
-            shifted = np.exp(logits - logits.max(1, keepdims=True))
-            probabilities[kept] = shifted / shifted.sum(1, keepdims=True)
-        return probabilities
+                logits[kept] = self.saved.logits([found[at] for at in kept], lambda count: advance(count, ""))
+        return logits
 
 
-def _labels(saved: LoadedClassifier, probabilities: np.ndarray) -> list[str | None]:
-    """Return the label of each row of probabilities (n, C); None for rows of NaN."""
-    return [None if np.isnan(row[0]) else saved.id2label[int(row.argmax())] for row in probabilities]
+def _probabilities(saved: LoadedClassifier, logits: np.ndarray) -> np.ndarray:
+    """Return the probabilities (n, C) of each row of logits; of label sets, those of each label by itself."""
+    if saved.thresholds is not None:
+        return sigmoid(logits).astype(np.float32)
+    shifted = np.exp(logits - logits.max(1, keepdims=True))
+    found: np.ndarray = shifted / shifted.sum(1, keepdims=True)
+    return found
+
+
+def _labels(saved: LoadedClassifier, logits: np.ndarray, abstain: Abstainer | None = None) -> list[Any]:
+    """Return the label, or label set, of each row of logits (n, C); None for rows of NaN, and for those that `abstain`
+    leaves out.
+    """
+    kept = ~np.isnan(logits[:, 0])
+    if abstain is not None:
+        abstain.check_model(saved.thresholds)
+        kept &= abstain.accepts(abstain.confidences(logits))
+    if saved.thresholds is not None:
+        sets = names_of(_probabilities(saved, logits) > np.asarray(saved.thresholds), list(saved.id2label.values()))
+        return [labels if there else None for there, labels in zip(kept.tolist(), sets, strict=True)]
+    best = logits.argmax(1).tolist()
+    return [saved.id2label[label] if there else None for there, label in zip(kept.tolist(), best, strict=True)]
 
 
 def _warn_of_empty(texts: Sequence[str], kept: Sequence[int]) -> None:
@@ -161,20 +212,26 @@ def load(model: PathLike, *, device: str = "auto") -> Predictor:
 
 
 def predict(
-    model: PathLike | Predictor, texts: Iterable[str], *, device: str = "auto", show: Show | None = None
-) -> tuple[list[str | None], np.ndarray]:
-    """Predict labels (n) and probabilities (n, C; columns by id2label) of `texts`.
+    model: PathLike | Predictor,
+    texts: Iterable[str],
+    *,
+    abstain: str | float = "",
+    device: str = "auto",
+    show: Show | None = None,
+) -> tuple[list[Any], np.ndarray]:
+    """Predict labels (n), or label sets as lists, and probabilities (n, C; columns by id2label) of `texts`.
 
-    model: a run, a model folder, or a `Predictor`. texts: as for `Predictor.predict`. An empty text gets None and NaN. Computed
-    in float32, without padding if the encoder supports it; texts are truncated as in training. Raises UserError, also for a
-    single string, which would be read as a list of characters.
+    model: a run, a model folder, or a `Predictor`. texts, abstain: as for `Predictor.predict`. An empty text gets None and
+    NaN. Computed in float32, without padding if the encoder supports it; texts are truncated as in training. Raises
+    UserError, also for a single string, which would be read as a list of characters.
     """
     texts = _checked_list(texts, "randout.predict")
     if isinstance(model, str | Path):  # before the model is loaded
         texts = _checked_texts(texts, "randout.predict", fields_of(str(model)))
     loaded = model if isinstance(model, Predictor) else load(model, device=device)
-    probabilities = loaded._predicted(texts, show, "randout.predict")
-    return _labels(loaded.saved, probabilities), probabilities
+    abstainer = loaded._abstainer(abstain) if abstain else None
+    logits = loaded._logits(texts, show, "randout.predict")
+    return _labels(loaded.saved, logits, abstainer), _probabilities(loaded.saved, logits)
 
 
 def export(run: PathLike, out: PathLike, *, forms: Sequence[str] = (), quiet: bool = True) -> Export:
@@ -186,6 +243,30 @@ def export(run: PathLike, out: PathLike, *, forms: Sequence[str] = (), quiet: bo
     from randout.experiments.run.export import export_run
 
     return export_run(Path(run), Path(out), _checked_names("forms", forms) or (), Show(quiet))
+
+
+def push(
+    run: PathLike,
+    repository: str,
+    *,
+    private: bool = False,
+    revision: str = "",
+    create_pr: bool = False,
+    export: Sequence[str] = (),
+    license: str = "",
+    quiet: bool = True,
+) -> Pushed:
+    """Upload a finished run's model to the Hugging Face Hub as `repository` (USER/NAME), as `randout push` does, download it
+    again, and compare files and predictions.
+
+    private: for a new repository. revision: a branch, created if missing; empty: main. create_pr: propose the change in a
+    pull request. export: forms to add, float32 and int8, or arrays for a bag of words. license: for the model card. The
+    token is that of `hf auth login` or HF_TOKEN. Raises UserError and Failure.
+    """
+    from randout.experiments.run.push import Push, push_run
+
+    forms = tuple(_checked_names("export", export, "push") or ())
+    return push_run(Push(Path(run), repository, private, revision, create_pr, forms, license), Show(quiet))
 
 
 def annotate(
@@ -233,6 +314,36 @@ def annotate(
     return annotation.annotate(request, Show(quiet))
 
 
+def label_issues(
+    data: Table,
+    *,
+    student: PathLike | None = None,
+    teacher: PathLike = "none",
+    folds: int = 5,
+    recipe: PathLike | None = None,
+    settings: Mapping[str, Any] | None = None,
+    out: PathLike | None = None,
+    formats: str = "html,md,csv",
+    runs: PathLike = "runs",
+    quiet: bool = True,
+) -> LabelIssues:
+    """Find rows whose labels are doubtful, as `randout label-issues` does; return them with estimates of how many are wrong.
+
+    data: as for `train`. student: an encoder or a baseline that is trained for each fold in runs of its own; None: a bag of
+    words. out: a new folder for the table to correct and the report; None: nothing is written. `train` takes the corrected
+    table as `settings={"data.corrections": FILE}`. Raises UserError and Stopped.
+    """
+    from randout.experiments.label_issues import find_label_issues, write_label_issues
+
+    _check_arguments(student, teacher, None, recipe, settings, out, runs, None, "label_issues")
+    with _source(data, Path(runs)) as source:
+        config = _request(_tables(source, student, teacher), None, recipe, settings).config()
+        found = find_label_issues(config, folds, _options(None, runs, None, quiet))
+    if out is not None:
+        write_label_issues(found, Path(out), formats)
+    return found
+
+
 def label_shards(
     model: PathLike,
     inputs: PathLike | Sequence[PathLike],
@@ -243,6 +354,7 @@ def label_shards(
     text_pair: str | None = None,
     id_column: str | None = None,
     probabilities: bool = False,
+    abstain: str = "",
     deduplicate: bool = False,
     held_out: PathLike = "",
     device: str = "auto",
@@ -257,7 +369,8 @@ def label_shards(
     """Label the texts of Parquet shards, as `randout soft-labels MODEL INPUT -o OUT` does; return the manifest of `out`.
 
     model: a run, a model folder or an export. inputs: folders, globs, files or URLs. out: a folder or URL; `train` takes it as
-    a teacher. kind: "predictions" for what `randout predict` writes, with `probabilities` of all classes. deduplicate: label
+    a teacher. kind: "predictions" for what `randout predict` writes, with `probabilities` of all classes and `abstain` as for
+    `Predictor.predict`. deduplicate: label
     the first copy of a text only. held_out: a run or a table whose rows are left out. work: local folder of unfinished shards.
     jobs: processes with `job_threads` CPU threads each. cluster: a Ray cluster instead (HOST:PORT, "auto", "local"), with
     `job_gpus` GPUs for each process. Repeating an interrupted call resumes it. Raises UserError, Failure, and Stopped.
@@ -278,6 +391,7 @@ def label_shards(
         text_pair=text_pair,
         id_column=id_column,
         probabilities=probabilities,
+        abstain=abstain,
         deduplicate=deduplicate,
         held_out=str(held_out),
         work=None if work is None else Path(work),
@@ -294,25 +408,27 @@ def evaluate(
     label_column: str | None = None,
     text_pair: str | None = None,
     form: str = "",
+    abstain: str = "",
     allow_leaks: bool = False,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Evaluate a classifier on a labelled file, or a run on one of its own splits, as `randout evaluate --json` does.
 
     split: validation or test, if no file is given; opening the test split is recorded. form: of an export, float32 or int8,
-    with a file. text_pair: column of the second texts; None: as in training. Raises UserError.
+    with a file. text_pair: column of the second texts; None: as in training. abstain: as for `Predictor.predict`;
+    `abstention` then has coverage and accuracy. Raises UserError.
     """
     from randout.experiments.run import scoring
 
     if file is not None:
         try:
             request = scoring.FileRequest(
-                str(model), str(file), text_column, label_column, form=form, text_pair=text_pair
+                str(model), str(file), text_column, label_column, form=form, abstain=abstain, text_pair=text_pair
             )
             return scoring.score_file(request, Show(quiet))[0].as_json()
         except UserError as error:
             raise UserError(as_arguments(str(error))) from None
-    return scoring.score_run(Path(model), split, Show(quiet), allow_leaks)[0].as_json()
+    return scoring.score_run(Path(model), split, Show(quiet), allow_leaks, abstain=abstain)[0].as_json()
 
 
 def search(
@@ -337,6 +453,7 @@ def search(
     job_threads: int | None = None,
     cluster: str | None = None,
     job_gpus: float | None = None,
+    report_to: str | Sequence[str] | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Search settings on validation, as `randout search` does; return the study's record with its trials and the best one.
@@ -353,7 +470,7 @@ def search(
     with _source(data, Path(runs)) as source:
         request = _request(_tables(source, student, teacher), preset, recipe, settings)
         request.config(but=("search",))
-    options = _options(None, runs, time_limit, quiet, jobs, job_threads, cluster, job_gpus)
+    options = _options(None, runs, time_limit, quiet, jobs, job_threads, cluster, job_gpus, report_to)
     return study_requests.search(request, table, Path(out) if out else None, options).record.as_json()
 
 
@@ -383,6 +500,7 @@ def compare(
     job_threads: int | None = None,
     cluster: str | None = None,
     job_gpus: float | None = None,
+    report_to: str | Sequence[str] | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Compare recipes over seeds, or finished runs, as `randout compare` does; return the study's record.
@@ -412,7 +530,7 @@ def compare(
         return study_requests.finished(named, asked, out=out).as_json()
     with _source(named[0] if named else what, Path(runs)) as source:
         study = study_requests.comparison(source, asked, Path(out) if out else None)
-    options = _options(None, runs, time_limit, quiet, jobs, job_threads, cluster, job_gpus)
+    options = _options(None, runs, time_limit, quiet, jobs, job_threads, cluster, job_gpus, report_to)
     return study_requests.execute(study, Path(out) if out else None, options).record.as_json()
 
 
@@ -442,6 +560,7 @@ def cross_validate(
     job_threads: int | None = None,
     cluster: str | None = None,
     job_gpus: float | None = None,
+    report_to: str | Sequence[str] | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Cross-validate recipes with grouped folds and one teacher per fold, as `randout cv` does; return the study's record.
@@ -466,7 +585,7 @@ def cross_validate(
     )
     with _source(data, Path(runs)) as source:
         study = study_requests.cross_validation(source, asked, Path(out) if out else None)
-    options = _options(None, runs, time_limit, quiet, jobs, job_threads, cluster, job_gpus)
+    options = _options(None, runs, time_limit, quiet, jobs, job_threads, cluster, job_gpus, report_to)
     return study_requests.execute(study, Path(out) if out else None, options).record.as_json()
 
 
@@ -495,6 +614,7 @@ def shrink(
     job_threads: int | None = None,
     cluster: str | None = None,
     job_gpus: float | None = None,
+    report_to: str | Sequence[str] | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Find the smallest model that is not worse than a teacher, as `randout shrink` does; return the study's record.
@@ -521,7 +641,7 @@ def shrink(
     with _source(data, Path(runs)) as source:
         request = _request(_tables(source, names[0] if names else None, teacher), preset, recipe, settings)
         request.config()
-    options = _options(None, runs, time_limit, quiet, jobs, job_threads, cluster, job_gpus)
+    options = _options(None, runs, time_limit, quiet, jobs, job_threads, cluster, job_gpus, report_to)
     where = Path(out) if out else None
     return study_requests.shrink(request, given, where, options, measure_again).record.as_json()
 
@@ -600,11 +720,13 @@ def _options(
     threads: int | None = None,
     cluster: str | None = None,
     gpus: float | None = None,
+    report_to: str | Sequence[str] | None = None,
 ) -> Options:
     check_processes(jobs, threads, cluster, gpus)
     deadline = time.monotonic() + time_limit if time_limit else None
     where = Path(out) if out else None
     more: dict[str, Any] = {"jobs": jobs, "threads": threads, "cluster": cluster or "", "gpus": gpus}
+    more |= {"report_to": trackers_of(report_to, "report_to")}
     return Options(runs=Path(runs), out=where, deadline=deadline, show=Show(quiet), **more)
 
 

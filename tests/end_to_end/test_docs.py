@@ -15,6 +15,7 @@ import pytest
 from conftest import Run
 from randout.methods import catalog
 from randout.testing.models import build, build_decoder, toy_texts
+from support.label_sets import write_label_sets
 from support.markers import marked_slow
 from support.shards import write_shards
 
@@ -28,6 +29,7 @@ PAGES = [
 ]
 ELSEWHERE = {"docs/how-to/run-studies.md", "docs/how-to/add-a-method.md"}  # executed by tests of their own
 EXTRA = {"docs/how-to/deploy.md": "onnxscript"}  # pages that need the packages of an extra
+HUB_PAGE = "docs/how-to/share-on-the-hub.md"  # executed with a model hub on this machine
 SLOW = {"docs/how-to/run-in-parallel.md", "docs/how-to/views-and-cross-fitting.md"}  # that train many models
 WORDS = {"svm", "cnn"}  # students that have no epochs of an encoder
 TINY = ["--set", "epochs=1", "--set", "precision=float32"]
@@ -59,6 +61,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Any) -> Path:
         lines = [f"{header},label", *(",".join(row) for row in zip(texts, cells, labels, strict=True))]
         (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
     (folder / "films-unlabelled.csv").write_text("\n".join(["text", *toy_texts(40, 2)[0]]) + "\n", encoding="utf-8")
+    write_label_sets(folder / "tickets.csv", seed=0)
+    write_label_sets(folder / "tickets-new.csv", 40, seed=1)
     write_shards(folder / "texts", seed=3)
     build("bert", folder / "minilm", hidden_size=128)  # the paper's noise is on up to 128 units
     shutil.copytree(tiny_model("roberta"), folder / "big-encoder")
@@ -102,6 +106,8 @@ def test_the_readme_is_short_and_has_commands() -> None:
 def test_every_command_of_a_page_works(name: str, request: pytest.FixtureRequest) -> None:
     if name in EXTRA:
         pytest.importorskip(EXTRA[name])
+    if name == HUB_PAGE:
+        request.getfixturevalue("model_hub")
     commands = commands_of((ROOT / name).read_text(encoding="utf-8"))
     if commands:
         request.getfixturevalue("runs")
@@ -132,9 +138,11 @@ def _carry_out(commands: list[str], command: Run) -> None:
 @pytest.mark.parametrize(
     "name", [name for name in PAGES if blocks("python", (ROOT / name).read_text(encoding="utf-8"))]
 )
-def test_every_python_block_of_a_page_works(name: str, runs: Path) -> None:
+def test_every_python_block_of_a_page_works(name: str, runs: Path, request: pytest.FixtureRequest) -> None:
     if name in EXTRA:
         pytest.importorskip(EXTRA[name])
+    if name == HUB_PAGE:
+        request.getfixturevalue("model_hub")
     code = "\n".join(blocks("python", (ROOT / name).read_text(encoding="utf-8")))
     exec(compile(code, name, "exec"), {"__name__": "page"})
 
@@ -162,6 +170,7 @@ def test_commands_of_the_documents_have_real_options() -> None:
             if "python " in line or line.startswith("#SBATCH"):
                 continue  # a script of the repository, an option of SLURM
             line = re.sub(r"\bray (start|get-auth-token)[^#`]*", "", line)
+            line = re.sub(r"`tensorboard --logdir [^`]*`", "", line)
             line = re.sub(r"torchrun .*? (-m randout|script\.py)", "", line)
             for option in re.findall(r"(?:`| )(--[a-z][a-z-]+)", line):
                 assert option in known, f"{name}: {option}"

@@ -213,7 +213,6 @@ class TestFaultyModels:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"problem_type": "multi_label_classification"}, "multi_label_classification: a text may have several"),
             ({"problem_type": "regression"}, "problem_type regression.*not a class"),
             ({"id2label": {"0": "only"}, "label2id": {"only": 0}}, "one output.*at least two classes"),
             ({"id2label": {"0": "a", "1": "b", "2": "a"}}, "two of its outputs are named 'a'"),

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
-import huggingface_hub as hub
 import pytest
 
 from randout.core.errors import UserError
-from randout.models import loading, sources
+from randout.models import loading
 
 pytestmark = pytest.mark.usefixtures("empty_caches")
 
@@ -108,71 +106,6 @@ class TestFind:
         pinned = shutil.copytree(tiny_model("bert"), bare.parent / ("2" * 40))
         found = loading.find("a/b")
         assert (found.folder, found.revision) == (pinned, "2" * 40)
-
-
-class TestHub:
-    """The hub replaced by an object that answers alike."""
-
-    @staticmethod
-    def api(main, pulls=()):
-        def info(name, revision=None, timeout=None):
-            assert timeout
-            files = dict(pulls).get(revision, main)
-            siblings = [SimpleNamespace(rfilename=file) for file in files]
-            return SimpleNamespace(sha=revision or "main-sha", siblings=siblings)
-
-        references = [SimpleNamespace(ref=f"refs/pr/{n}", target_commit=commit) for n, (commit, _) in enumerate(pulls)]
-        refs = SimpleNamespace(pull_requests=references)
-        return SimpleNamespace(model_info=info, list_repo_refs=lambda name, include_pull_requests: refs)
-
-    def test_commit(self):
-        commit = sources.safetensors_commit
-        assert commit(self.api(["config.json", "model.safetensors"]), "a/b") == "main-sha"
-        pulls = [("1a", ["README.md"]), ("2b", ["model.safetensors"]), ("3c", ["model.safetensors"])]
-        assert commit(self.api(["pytorch_model.bin"], pulls), "a/b") == "2b"
-        assert commit(self.api(["pytorch_model.bin"], pulls), "a/b", "9f") == "9f"
-        for nothing in ([], [("1a", ["README.md"])]):
-            with pytest.raises(UserError, match="no safetensors"):
-                commit(self.api(["pytorch_model.bin"], nothing), "a/b")
-
-    def online(self, monkeypatch, api, download):
-        monkeypatch.delenv("HF_HUB_OFFLINE")
-        monkeypatch.setattr(hub, "is_offline_mode", lambda: False)
-        monkeypatch.setattr(hub, "HfApi", lambda: api)
-        monkeypatch.setattr(hub, "snapshot_download", download)
-
-    def test_download(self, own_copy, monkeypatch):
-        asked = []
-
-        def download(name, revision=None, local_files_only=False, **options):
-            if local_files_only:
-                raise hub.errors.LocalEntryNotFoundError("not cached")
-            asked.append((name, revision))
-            return str(own_copy(name=revision))
-
-        self.online(monkeypatch, self.api(["pytorch_model.bin"], [("2b", ["model.safetensors"])]), download)
-        found = loading.find("scibert")
-        assert asked == [("allenai/scibert_scivocab_uncased", "2b")]
-        assert (found.label, found.revision, found.folder.name) == ("scibert_scivocab_uncased", "2b", "2b")
-
-    @pytest.mark.parametrize(
-        ("error", "message"),
-        [
-            ("RepositoryNotFoundError", "no such model on the hub"),
-            ("RevisionNotFoundError", "not its revision 'abc'"),
-            ("GatedRepoError", "terms"),
-            ("HfHubHTTPError", "cannot be reached"),
-        ],
-    )
-    def test_errors(self, monkeypatch, error, message):
-        def fail(*_arguments, **_options):
-            made = getattr(hub.errors, error)
-            raise made.__new__(made)
-
-        api = SimpleNamespace(model_info=fail)
-        self.online(monkeypatch, api, fail)
-        with pytest.raises(UserError, match=message):
-            loading.find("a/b", "abc")
 
 
 class TestAtHand:

@@ -151,6 +151,7 @@ class SVM(Bag):
     """A linear support vector machine on tf-idf, one class against the rest (scikit-learn's LinearSVC)."""
 
     name = "svm"
+    label_sets = True
     summary = "linear support vector machine on tf-idf"
     least_texts = (1, 2)
     scores = (
@@ -171,9 +172,25 @@ class SVM(Bag):
         model = LinearSVC(C=self.C, loss=self.loss, max_iter=self.max_iter, dual="auto", random_state=data.seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
+            if data.labels.ndim == 2:
+                return self._learn_sets(model, data)
             model.fit(data.features, data.labels)
         converged = int(model.n_iter_) < self.max_iter
         return {"coefficients": model.coef_, "intercept": model.intercept_}, {"converged": converged}
+
+    def _learn_sets(self, model: Any, data: FittingData) -> tuple[Arrays, dict[str, Any]]:
+        """Fit one machine for each label: the rows that have it against the others. A label of all rows is constant."""
+        slopes, intercepts, converged = [], [], True
+        for has in data.labels.T:
+            if has.all() or not has.any():
+                slopes.append(np.zeros(data.features.shape[1]))
+                intercepts.append(1.0 if has.all() else -1.0)
+                continue
+            model.fit(data.features, has)
+            slopes.append(model.coef_[0])
+            intercepts.append(float(model.intercept_[0]))
+            converged = converged and int(model.n_iter_) < self.max_iter
+        return {"coefficients": np.stack(slopes), "intercept": np.array(intercepts)}, {"converged": converged}
 
     def scores_of(self, features: sparse.csr_array, arrays: Arrays) -> np.ndarray:
         found = features @ arrays["coefficients"].T + arrays["intercept"]

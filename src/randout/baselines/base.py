@@ -20,9 +20,10 @@ from safetensors.numpy import load_file, save_file
 
 from randout.core.config import Table, TrainTable, checked
 from randout.core.errors import UserError, nearest
+from randout.models.folder_checks import BASELINE
 
 FORMAT = 1
-RECORD, WEIGHTS = "classifier.json", "weights.safetensors"
+RECORD, WEIGHTS = BASELINE, "weights.safetensors"
 COMMON_SETTINGS = ("seed", "metric", "device", "save_minutes")  # settings of [train] that every baseline accepts
 Vocabulary = tuple[str, ...]
 Arrays = dict[str, np.ndarray]
@@ -41,7 +42,8 @@ class Classifier(Table):
 
     name: the value of `student.model` that selects it. summary: one line for lists. scores: what its logits mean, for the
     model card. gives_probabilities: whether it is trained to give probabilities. own_loss: whether it has a loss of its own
-    instead of the method cross-entropy. train_settings: the settings of `[train]` that it accepts.
+    instead of the method cross-entropy. train_settings: the settings of `[train]` that it accepts. label_sets:
+    whether it supports multi-label data.
     """
 
     name: ClassVar[str]
@@ -50,6 +52,7 @@ class Classifier(Table):
     gives_probabilities: ClassVar[bool]
     own_loss: ClassVar[bool]
     train_settings: ClassVar[tuple[str, ...]]
+    label_sets: ClassVar[bool] = False
 
     def check(self) -> None:
         """Raise UserError if settings are inconsistent."""
@@ -79,20 +82,24 @@ def _ignore(_texts: int) -> None:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted classifier. found: what fitting determined (such as the vocabulary size), for the record."""
+    """A fitted classifier. found: what fitting determined (such as the vocabulary size), for the record.
+
+    thresholds: of the labels, if it predicts label sets (multi-label); on the sigmoid of its scores.
+    """
 
     settings: Classifier
     id2label: dict[int, str]
     vocabulary: Vocabulary
     arrays: Arrays
     found: dict[str, Any] = field(default_factory=dict)
+    thresholds: tuple[float, ...] | None = None
 
     def logits(self, texts: Sequence[str], progress: Progress = _ignore, device: str = "cpu") -> np.ndarray:
         """Return scores (n, C), float32, columns as in `id2label`. Their softmax is used as the probability."""
         found = self.settings.logits_of(self.vocabulary, self.arrays, len(self.id2label), texts, progress, device)
         return found.astype(np.float32)
 
-    def save(self, folder: Path, card: str) -> None:
+    def save(self, folder: Path, card: str, thresholds: tuple[float, ...] | None = None) -> None:
         """Write classifier.json, weights.safetensors and README.md (the text `card`) atomically."""
         from randout.models.loading import whole_folder  # imports PyTorch
 
@@ -108,6 +115,8 @@ class Fitted:
                 "weights_sha256": _sha256(coming / WEIGHTS),
                 "vocabulary": list(self.vocabulary),
             }
+            if thresholds is not None:
+                record["thresholds"] = list(thresholds)
             (coming / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             (coming / "README.md").write_text(card, encoding="utf-8")
 
@@ -145,7 +154,9 @@ def load(folder: Path, kinds: dict[str, type[Classifier]]) -> Fitted:
         raise UserError(f"{folder}: cannot read this classifier ({type(error).__name__}: {error})") from None
     if name not in kinds:
         raise UserError(f"{folder}: unknown kind of classifier {name!r}.{nearest(str(name), kinds)}")
-    fitted = Fitted(checked(kinds[name], asked, "classifier."), dict(enumerate(labels)), tuple(words), arrays, found)
+    settings, limits = checked(kinds[name], asked, "classifier."), record.get("thresholds")
+    thresholds = None if limits is None else tuple(map(float, limits))
+    fitted = Fitted(settings, dict(enumerate(labels)), tuple(words), arrays, found, thresholds)
     try:
         fitted.logits(["a word"])
     except (KeyError, ValueError, IndexError, RuntimeError) as error:

@@ -37,6 +37,7 @@ Size = Annotated[int, Field(ge=1)]
 class Network(Classifier):
     """Base class of the neural baselines. Its training settings default to the published values and override `[train]`."""
 
+    label_sets = True
     scores = "The scores are logits, as those of an encoder: their softmax was trained as class probabilities."
     gives_probabilities = True
     own_loss = False

@@ -7,7 +7,7 @@ split only to score it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,8 @@ from randout.core.config import TrainTable
 from randout.core.errors import UserError
 from randout.data.dataset import Dataset
 from randout.stats.diagnostics import compared
-from randout.stats.metrics import confusion, rates
+from randout.stats.label_set_scores import DEFAULT_THRESHOLD
+from randout.stats.targets import classes_of, predicted, rates_of, widened_sets
 
 NAME = "bag-of-words baseline"
 MAX_ROWS = 10_000  # training rows used
@@ -36,9 +37,8 @@ class Baseline:
     whole: int
 
     def predicted(self, texts: Sequence[str]) -> np.ndarray:
-        """Return the predicted class index of each text, (n,)."""
-        found: np.ndarray = self.fitted.logits([text[:MAX_TEXT_CHARACTERS] for text in texts]).argmax(1)
-        return found
+        """Return the predicted class index of each text, (n,), or its label set (n, C)."""
+        return predicted(self.fitted.logits([text[:MAX_TEXT_CHARACTERS] for text in texts]), self.fitted.thresholds)
 
 
 _last: list[
@@ -63,6 +63,8 @@ def _fit(dataset: Dataset, train: np.ndarray) -> Baseline | None:
     order = np.random.default_rng(0).permutation(train)[: min(MAX_ROWS, max(1, MAX_CELLS // classes))]
     characters = np.cumsum([min(len(dataset.texts[row]), MAX_TEXT_CHARACTERS) for row in order])
     rows = np.sort(order[: max(1, int(np.searchsorted(characters, MAX_CHARACTERS, side="right")))])
+    if dataset.sets is not None:
+        return _fitted(dataset, rows, dataset.truth(rows)[:, :classes], len(train))
     labels = dataset.labels[rows]
     if len(np.unique(labels)) < classes:  # the sample lacks a rare class: add its first row
         absent = np.setdiff1d(np.arange(classes), labels)
@@ -71,21 +73,27 @@ def _fit(dataset: Dataset, train: np.ndarray) -> Baseline | None:
         labels = dataset.labels[rows]
     if len(np.unique(labels)) < classes:
         return None
+    return _fitted(dataset, rows, labels, len(train))
+
+
+def _fitted(dataset: Dataset, rows: np.ndarray, labels: np.ndarray, whole: int) -> Baseline | None:
+    """Fit the baseline to rows of the dataset with these labels. Of label sets, each label is decided at a margin of 0."""
     labelled = Labelled([dataset.texts[row][:MAX_TEXT_CHARACTERS] for row in rows], labels)
     try:
         fitted = SVM().fit(labelled, labelled, dataset.id2label, TrainTable(seed=0), lambda _done: None)
     except UserError:  # no text has a word of two characters
         return None
-    return Baseline(fitted, len(rows), len(train))
+    limits = None if dataset.sets is None else (DEFAULT_THRESHOLD,) * labels.shape[1]
+    return Baseline(replace(fitted, thresholds=limits), len(rows), whole)
 
 
 def scores_of(
-    dataset: Dataset, split: str, labels: np.ndarray, predicted: np.ndarray, groups: np.ndarray, metric: str
+    dataset: Dataset, split: str, labels: np.ndarray, made_by_model: np.ndarray, groups: np.ndarray, metric: str
 ) -> dict[str, Any] | None:
     """Return the baseline's scores on a split, and the difference model minus baseline; None if there is no baseline.
 
-    labels, predicted (by the model), groups: (n,) for the rows of the split in order. metric: of the difference, which is
-    None if there is only one group.
+    labels, made_by_model, groups: (n,), or of label sets (n, C), for the rows of the split in order. metric: of the
+    difference, which is None if there is only one group.
     """
     baseline = baseline_of(dataset)
     if baseline is None:
@@ -95,13 +103,14 @@ def scores_of(
         at = np.sort(np.random.default_rng(0).permutation(at)[:MAX_SCORED])
     rows = dataset.split[split][at]
     made = baseline.predicted([dataset.texts[row] for row in rows])
-    classes = int(max(len(dataset.id2label), labels.max() + 1))  # classes without training rows come last
-    values = rates(confusion(labels[at], made, classes))
-    pair = compared(labels[at], made, predicted[at], groups[at], classes, metric)
+    classes = classes_of(labels, len(dataset.id2label))
+    made = widened_sets(made, classes)
+    values = rates_of(labels[at], made, classes)
+    pair = compared(labels[at], made, made_by_model[at], groups[at], classes, metric)
     return {
         "name": NAME,
         "classifier": "linear support vector machine on tf-idf",
-        **{name: float(value) for name, value in values.items()},
+        **values,
         "train_rows": baseline.rows,
         "sampled": baseline.rows < baseline.whole or len(at) < len(labels),
         "metric": metric,

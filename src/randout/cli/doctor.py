@@ -136,9 +136,10 @@ def _hub() -> tuple[str, str]:
 
     if constants.HF_HUB_OFFLINE:
         return "disabled by HF_HUB_OFFLINE", ""
-    host = urlparse(constants.ENDPOINT).hostname or ""
+    address = urlparse(constants.ENDPOINT)
+    port = address.port or (80 if address.scheme == "http" else 443)
     try:
-        socket.create_connection((host, 443), timeout=HUB_TIMEOUT).close()
+        socket.create_connection((address.hostname or "", port), timeout=HUB_TIMEOUT).close()
     except OSError as error:
         return f"not reachable ({error.__class__.__name__})", "use local model folders"
     return "reachable", ""

@@ -19,6 +19,7 @@ from .tools import (
     Preset,
     Quiet,
     Recipe,
+    ReportToOption,
     RunsFolder,
     Sets,
     TextColumn,
@@ -80,9 +81,11 @@ def options_of(
     job_threads: int | None = None,
     cluster: str | None = None,
     job_gpus: float | None = None,
+    report_to: str | None = None,
 ) -> Any:
     """Build the `Options` of a study from the command line; time_limit: such as `2h`. Raises UserError."""
     from randout.experiments.run.options import Options, check_processes
+    from randout.trackers.report_to import trackers_of
 
     check_processes(jobs, job_threads, cluster, job_gpus, flag)
     deadline = time.monotonic() + seconds_of(time_limit) if time_limit else None
@@ -95,6 +98,7 @@ def options_of(
         cluster=cluster or "",
         gpus=job_gpus,
         show=show,
+        report_to=trackers_of(report_to),
     )
 
 
@@ -143,6 +147,7 @@ def search(
     job_gpus: JobGpus = None,
     dry_run: Dry = False,
     runs: RunsFolder = Path("runs"),
+    report_to: ReportToOption = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -152,7 +157,9 @@ def search(
     from randout.stats.diagnostics import messages
 
     request = requested(tables_of(data, student, teacher, text_column, label_column), preset, recipe, sets)
-    options = options_of(runs, time_limit, Show(quiet or as_json), accept_changes, jobs, job_threads, cluster, job_gpus)
+    options = options_of(
+        runs, time_limit, Show(quiet or as_json), accept_changes, jobs, job_threads, cluster, job_gpus, report_to
+    )
     limits: dict[str, Any] = {"trials": trials, "sampler": sampler, "halving": halving, "budget": budget}
     table = study_requests.search_table(space_table(space), **limits, keep=keep, seed=search_seed)
     if dry_run:

@@ -21,6 +21,7 @@ from .tools import (
     Preset,
     Quiet,
     Recipe,
+    ReportToOption,
     RunsFolder,
     Sets,
     TextColumn,
@@ -86,6 +87,7 @@ def shrink(
     job_gpus: JobGpus = None,
     dry_run: Dry = False,
     runs: RunsFolder = Path("runs"),
+    report_to: ReportToOption = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -99,7 +101,9 @@ def shrink(
     request = requested(
         tables_of(data, names[0] if names else None, teacher, text_column, label_column), preset, recipe, sets
     )
-    options = options_of(runs, time_limit, Show(quiet or as_json), accept_changes, jobs, job_threads, cluster, job_gpus)
+    options = options_of(
+        runs, time_limit, Show(quiet or as_json), accept_changes, jobs, job_threads, cluster, job_gpus, report_to
+    )
     given: dict[str, Any] = {
         "students": tuple(names) or None,
         "layers": None if layers is None else numbers(layers),

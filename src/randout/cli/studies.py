@@ -39,6 +39,7 @@ from .tools import (
     Preset,
     Quiet,
     Recipe,
+    ReportToOption,
     RunsFolder,
     Sets,
     TextColumn,
@@ -102,6 +103,7 @@ def compare(
     allow_leaks: AllowLeaks = False,
     dry_run: Dry = False,
     runs: RunsFolder = Path("runs"),
+    report_to: ReportToOption = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -135,7 +137,9 @@ def compare(
         out,
         dry_run,
         as_json,
-        options_of(runs, time_limit, Show(quiet or as_json), accept_changes, jobs, job_threads, cluster, job_gpus),
+        options_of(
+            runs, time_limit, Show(quiet or as_json), accept_changes, jobs, job_threads, cluster, job_gpus, report_to
+        ),
     )
 
 
@@ -175,6 +179,7 @@ def cv(
     allow_leaks: AllowLeaks = False,
     dry_run: Dry = False,
     runs: RunsFolder = Path("runs"),
+    report_to: ReportToOption = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -204,7 +209,9 @@ def cv(
         out,
         dry_run,
         as_json,
-        options_of(runs, time_limit, Show(quiet or as_json), accept_changes, jobs, job_threads, cluster, job_gpus),
+        options_of(
+            runs, time_limit, Show(quiet or as_json), accept_changes, jobs, job_threads, cluster, job_gpus, report_to
+        ),
     )
 
 

@@ -41,6 +41,10 @@ app.add_typer(runs_app, name="runs", short_help="List, show and remove runs.")
 
 SHORTENED = (0, 2, 6)  # columns of `randout runs` that may be shortened: name, methods, folder
 RunsFolder = Annotated[Path, typer.Option("--runs", help="folder of runs")]
+ReportToOption = Annotated[
+    str | None,
+    typer.Option("--report-to", metavar="TRACKERS", help="tensorboard, mlflow, wandb, ..., comma-separated; all; none"),
+]
 OwnRuns = Annotated[Path | None, typer.Option("--runs", help="folder of runs")]
 ListedRun = Annotated[Path, typer.Argument(help="a run folder, or a name listed by `randout runs`")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
@@ -53,6 +57,14 @@ Preset = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps")]
 Form = Annotated[str, typer.Option(help="form of an export: float32 or int8 (default: float32 if it is there)")]
+Abstain = Annotated[
+    str,
+    typer.Option(
+        "--abstain",
+        metavar="TARGET",
+        help="no label below a confidence: accuracy=0.95, coverage=0.9 (chosen on validation rows) or confidence=0.8",
+    ),
+]
 Encoding = Annotated[str | None, typer.Option(help="text encoding of tables, such as latin1 (default: UTF-8)")]
 TextColumn = Annotated[str | None, typer.Option("--text-column", help="name of the text column")]
 TextPair = Annotated[

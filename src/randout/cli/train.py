@@ -19,6 +19,7 @@ from randout.core.terminal import EXIT_CODES, Told
 from randout.core.wording import plural, verb
 from randout.experiments.run.options import Options, Result, Stopped, finished
 from randout.storage.run_folder import check_run
+from randout.trackers.report_to import trackers_of
 
 from .tools import (
     AsJson,
@@ -28,6 +29,7 @@ from .tools import (
     Preset,
     Quiet,
     Recipe,
+    ReportToOption,
     RunsFolder,
     Sets,
     TextColumn,
@@ -84,6 +86,9 @@ def train(
     validation: Annotated[str | None, typer.Option(help="file of validation rows")] = None,
     test: Annotated[str | None, typer.Option(help="file of test rows")] = None,
     unlabeled: Annotated[str | None, typer.Option(help="file of unlabelled texts")] = None,
+    corrections: Annotated[
+        str | None, typer.Option(help="table of corrected labels, as `randout label-issues` writes it")
+    ] = None,
     views: Annotated[
         int | None, typer.Option(help="augmented views of each training text, labelled by the teacher")
     ] = None,
@@ -110,6 +115,7 @@ def train(
     time_limit: Annotated[str | None, typer.Option(help="save and stop after this time, such as 2h or 90m")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and its estimated cost, and exit")] = False,
     runs: RunsFolder = Path("runs"),
+    report_to: ReportToOption = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -126,6 +132,7 @@ def train(
     }
     table |= {"split": split, "split_column": split_column, "encoding": encoding}
     table |= {"validation": validation, "test": test, "unlabeled": unlabeled, "id_column": id_column, "views": views}
+    table |= {"corrections": corrections}
     teacher_table = {"model": teacher, "labels": teacher_labels.split(",") if teacher_labels else None}
     output = {"test": False if no_test else None, "keep_texts": keep_texts or None, "allow_leaks": allow_leaks or None}
     tables: dict[str, dict[str, Any]] = {"data": table, "student": {"model": student}, "teacher": teacher_table}
@@ -138,6 +145,7 @@ def train(
         deadline=time.monotonic() + seconds_of(time_limit) if time_limit else None,
         name="" if name is None else checked_name(name),
         show=Show(quiet or as_json),
+        report_to=trackers_of(report_to),
     )
     if resume is None:
         request = requested(settings, preset, recipe, sets)
@@ -188,21 +196,29 @@ def _train(work: Work) -> Result:
 
     options = work.options
     if work.resumed is not None and (done := finished(work.resumed)) is not None:
-        options.show.say(f"already trained: {work.resumed}")
-        return done
+        return _found(done, options)
     dataset = _read(work)
     known = not (options.fresh or work.resumed)
     request = digest(work.config, dataset, work.required) if known else ""
     done = find_finished(request, work.config, dataset, options.runs, options.out, options.name)
     if done is not None:
-        options.show.say(f"already trained: {done.folder}")
-        return done
+        return _found(done, options)
     plan = _plan(work, dataset)
     from randout.experiments.run import pipeline
 
     if not work.resumed:  # a resumed run keeps the digest of its first command
         request = digest(work.config, dataset, work.required)  # again: models may have been fetched
     return pipeline.execute(plan, replace(options, request=request))
+
+
+def _found(done: Result, options: Options) -> Result:
+    """Return a finished run, after reporting it to trackers that lack it."""
+    options.show.say(f"already trained: {done.folder}")
+    if options.report_to.names:
+        from randout.trackers.finished_runs import report_finished
+
+        report_finished(done.run, options.report_to, options.show)
+    return done
 
 
 def _train_together(work: Work, launch: Launch, as_json: bool) -> None:
@@ -259,7 +275,7 @@ def _introduce(config: Config, dataset: Dataset, show: Show) -> None:
     for line in describe(dataset):
         show.say(line)
     dataset.report.warn(show)
-    if config.train.metric == "accuracy" and dataset.report.imbalance > 3:
+    if config.train.metric == "accuracy" and dataset.report.imbalance > 3 and dataset.sets is None:
         held_out = [counts for name, counts in dataset.report.class_counts.items() if name in ("validation", "test")]
         scored = all(all(counts.values()) for counts in held_out)  # macro F1 counts a class without rows as 0
         show.say(

@@ -67,6 +67,7 @@ class DataTable(Table):
         "", "column that identifies a row, to join soft labels from a file; empty: by exact text"
     )
     group_column: Name = _setting("", "rows with the same value stay in one split; empty: none")
+    weight_column: Name = _setting("", "column with each row's weight in the training loss; empty: equal weights")
     split: Split = _setting("auto", '"auto": stratified 70/15/15, duplicates kept together; "paper": stratified only')
     split_column: Name = _setting("", "column with each row's split: train, validation or test")
     split_seed: int = _setting(0, "random seed of the split, independent of the training seed", ge=0, lt=2**32)
@@ -78,6 +79,7 @@ class DataTable(Table):
     validation: Name = _setting("", "file with the validation rows; empty: taken from the training rows")
     test: Name = _setting("", "file with the test rows; empty: taken from the source")
     unlabeled: Name = _setting("", "file with unlabelled texts, for distillation; or a folder of Parquet shards")
+    corrections: Name = _setting("", "table of corrected labels, as `randout label-issues` writes it; empty: none")
     views: int = _setting(
         0, "augmented views of each training text, labelled by the teacher, for distillation; 0: none", ge=0
     )
@@ -97,6 +99,15 @@ class DataTable(Table):
     )
     train_fold: int = _setting(0, "fold of the training rows that is left out, counted from 1")
     labels: tuple[str, ...] = _setting((), "order of the labels; empty: sorted")
+    multi_label: bool = _setting(
+        False, "a text may have several labels or none: the label column holds lists, or labels joined by a separator"
+    )
+    label_separator: Name = _setting(
+        "", 'separator of the labels of a row, such as ";" (sets multi_label); empty: found in the column'
+    )
+    label_columns: tuple[Name, ...] = _setting(
+        (), "columns with 0 or 1 (or false, true), one for each label (sets multi_label); empty: one label column"
+    )
     encoding: Name = _setting("auto", 'encoding of text files, such as latin1 or utf-16; "auto": UTF-8')
 
 
@@ -204,8 +215,10 @@ class TrainTable(Table):
     adam_beta2: float = _setting(0.999, "beta2 of AdamW", ge=0, lt=1)
     adam_epsilon: float = _setting(1e-8, "epsilon of AdamW", gt=0)
     max_grad_norm: float = _setting(1.0, "clip gradients to this norm; 0: no clipping", ge=0)
-    metric: Literal["accuracy", "macro_f1", "balanced_accuracy", "log_loss"] = _setting(
-        "accuracy", "validation metric used for model selection"
+    metric: Literal["accuracy", "macro_f1", "balanced_accuracy", "log_loss", "micro_f1", "sample_f1"] = _setting(
+        "accuracy",
+        "validation metric used for model selection; micro_f1 and sample_f1 need multi-label data, where accuracy stands for "
+        "sample_f1",
     )
     patience: int = _setting(5, "stop after this many validations without improvement; 0: never", ge=0)
     validate_every: AutoInt = _setting(0, "epochs between validations; auto: about ten validations in all")

@@ -19,6 +19,7 @@ import numpy as np
 
 from randout.core.config import Config, DataTable
 from randout.core.errors import UserError
+from randout.core.label_sets import LabelSets, members_of
 from randout.core.wording import WARNING, plural, verb
 from randout.data.row_hashes import Hashes, row_hashes
 from randout.data.shards import is_sharded
@@ -29,6 +30,9 @@ from . import toml_source
 from .archives import opened_file
 from .columns import row_list
 from .composed_text import content_of, is_pair, swapped
+from .corrections import Corrections, corrected_parts, with_labels
+from .multi_label import SetReading, numbered, reading_of
+from .row_weights import Floats, weights_of
 from .soft_label_files import key_of
 from .sources import (
     SPLIT_VALUES,
@@ -78,7 +82,7 @@ class Dataset:
     """n rows and their split: rows of the main file in order, then rows of further files, unlabelled ones last."""
 
     texts: list[str]  # n; `composed_text.ComposedText` if an input has further columns
-    labels: Ints  # (n,) index into id2label, then into unseen; -1 for unlabelled rows
+    labels: Ints  # (n,) index into id2label, then into unseen, or into `sets`; -1 for unlabelled rows
     groups: Ints  # (n,) equal for rows connected by copies or the group column, which stay in one split
     copies: Ints  # (n,) equal for rows with the same normalised text
     row_ids: list[str]  # "17" is data row 17 of the main file, "test.csv#17" that of another file
@@ -96,9 +100,22 @@ class Dataset:
     lines: Ints = field(
         default_factory=lambda: np.zeros(0, np.int64)
     )  # (n,) where each row starts in its file; 0: unknown
+    weights: Floats = field(
+        default_factory=lambda: np.zeros(0)
+    )  # (n,) of each row in the training loss, as given (`row_weights.normalised`); empty: equal weights
     views: Views | None = None  # augmented views of training texts, which are the last rows
     fields: TextFields = NONE  # the columns of an input besides the text column
     sharded_rows: int = 0  # further texts to learn from that stay on disk (`data.unlabeled` as a folder of shards)
+    sets: LabelSets | None = None  # multi-label data: the label sets that `labels` refers to, over `names`
+
+    def truth(self, rows: Ints) -> np.ndarray:
+        """Return the targets of labelled rows: (n,) class indices or, of multi-label data, (n, C) bool over `names`."""
+        return self.labels[rows] if self.sets is None else self.sets.of_rows(self.labels[rows])
+
+    @property
+    def strata(self) -> np.ndarray:
+        """By what rows are stratified: (n,) class indices, or (n, C) bool."""
+        return self.labels if self.sets is None else self.sets.of_rows(self.labels)
 
     @property
     def names(self) -> list[str]:
@@ -132,6 +149,7 @@ class Dataset:
             split=self.split | {"views": np.arange(n, n + more, dtype=np.int64)},
             ids=(*self.ids, *[None] * more) if self.ids else (),
             lines=np.concatenate([self.lines, np.zeros(more, np.int64)]) if len(self.lines) else self.lines,
+            weights=np.concatenate([self.weights, self.weights[sources]]) if len(self.weights) else self.weights,
             report=replace(self.report, views=views.counts, views_left_out=views.left_out),
             views=views,
         )
@@ -162,8 +180,9 @@ def load(table: DataTable) -> Dataset:
     opened = open_sources(table.source, files, notes, table.encoding)
     text, label, group = (column or None for column in (table.text_column, table.label_column, table.group_column))
     fields = fields_of(opened, table.text_pair_column, table.prefix_columns)
-    columns = choose_columns(opened, text, label, group, notes, fields)
-    parts, id2label = _labelled(opened, columns, table.labels or None, notes)
+    columns = choose_columns(opened, text, label, group, notes, reading_of(table), fields)
+    parts, found = _labelled(opened, columns, table.labels or None, notes)
+    parts, corrections = _corrected(parts, table.corrections, found, notes)
     if not columns.named_text and cols.are_numbers(parts[0].texts):
         notes.append(WARNING + cols.numbers_warning(columns.text))
     split_column = table.split_column or (None if held_out else opened.reading.split_column)
@@ -172,17 +191,60 @@ def load(table: DataTable) -> Dataset:
         parts.append(read_unlabeled(opened, columns, notes))
     used = {"text": columns.text, "label": columns.label, "group": columns.group}
     used["split"] = None if roles is None else split_column
+    if table.weight_column:
+        used["weight"] = table.weight_column
+    used |= _set_columns(columns.sets) if columns.sets else {}
     used |= columns.fields.named()
-    label2id = {label: i for i, label in id2label.items()}
-    y = np.array([label2id[label] for part in parts for label in part.labels], dtype=np.int64)
-    y, id2label, unseen = trained_classes_first(parts, y, roles, id2label)
+    targets = _targets(parts, found, roles)
 
     def divide(groups: Ints) -> dict[str, Ints]:
-        return assign(table, y, groups, roles, [*id2label.values(), *unseen], notes)
+        strata: Any = targets.y if targets.sets is None else targets.sets.of_rows(targets.y)
+        names = [*targets.id2label.values(), *targets.unseen]
+        if corrections is not None:
+            strata, names = corrections.strata
+        return assign(table, strata, groups, roles, names, notes)
 
-    found = _assemble(parts, y, id2label, unseen, divide, opened, used, notes, _ids(parts, table.id_column))
-    found = replace(found, fields=columns.fields)
-    return without_training_fold(found, table.train_folds, table.train_fold) if table.train_folds else found
+    ids, weights = _ids(parts, table.id_column), weights_of(parts, table.weight_column)
+    dataset = _assemble(parts, targets, divide, opened, used, notes, ids, weights)
+    dataset = replace(dataset, fields=columns.fields)
+    dataset = dataset if corrections is None else _with_corrections(dataset, corrections)
+    return without_training_fold(dataset, table.train_folds, table.train_fold) if table.train_folds else dataset
+
+
+def _set_columns(reading: SetReading) -> dict[str, str | None]:
+    """Return how label sets are written, as a run records it with its columns."""
+    return {"separator": reading.separator, "indicators": "\n".join(reading.columns)}
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """The targets of the labelled rows, as in `Dataset`."""
+
+    y: Ints
+    id2label: dict[int, str]
+    unseen: tuple[str, ...]
+    sets: LabelSets | None = None
+
+
+def _targets(parts: Sequence[Part], order: Labels | None, roles: list[str] | None) -> _Targets:
+    """Number the classes or label sets of the labelled rows. order: the classes in order, if determined."""
+    labelled = [part for part in parts if part.role != "unlabeled"]
+    names = list(order.values()) if isinstance(order, Mapping) else order
+    if parts[0].sets is not None:
+        sets = [labels for part in labelled for labels in part.sets or ()]
+        rows, id2label, unseen = numbered(sets, roles, names, parts[0].table.name)
+        known, y = LabelSets.of(rows)
+        return _Targets(y, id2label, unseen, known)
+    id2label = label_rules.label_order([label for part in labelled for label in part.labels], names)
+    label2id = {label: i for i, label in id2label.items()}
+    y = np.array([label2id[label] for part in labelled for label in part.labels], dtype=np.int64)
+    return _Targets(*trained_classes_first(parts, y, roles, id2label))
+
+
+def check_one_label(dataset: Dataset, what: str, why: str) -> None:
+    """Raise UserError for multi-label data. what: the command or setting that does not support them; why: the reason."""
+    if dataset.sets is not None:
+        raise UserError(f"{what}: not supported for multi-label data: {why}")
 
 
 def training_folds(dataset: Dataset, folds: int) -> Ints:
@@ -193,7 +255,7 @@ def training_folds(dataset: Dataset, folds: int) -> Ints:
     """
     rows = dataset.split["train"]
     found = np.full(len(dataset.texts), -1, dtype=np.int64)
-    found[rows] = grouped_folds(dataset.labels[rows], dataset.groups[rows], folds, list(dataset.id2label.values()))
+    found[rows] = grouped_folds(dataset.strata[rows], dataset.groups[rows], folds, list(dataset.id2label.values()))
     return found
 
 
@@ -215,8 +277,9 @@ def without_training_fold(dataset: Dataset, folds: int, fold: int) -> Dataset:
         dataset.unseen,
         dataset.report.unlabeled_left_out,
         [*dataset.report.notes, note],
+        dataset.sets,
     )
-    return replace(dataset, split=split, report=report)
+    return replace(dataset, split=split, report=replace(report, corrected=dataset.report.corrected))
 
 
 def _ids(parts: Sequence[Part], column: str) -> tuple[str | None, ...]:
@@ -249,39 +312,67 @@ def data_identity(dataset: Dataset) -> dict[str, Any]:
         for name, rows in dataset.split.items()
         if name != "views"
     }
-    data = {"sha256": dataset.sha256, "columns": dataset.columns, "labels": list(dataset.id2label.values())}
+    data: dict[str, Any] = {
+        "sha256": dataset.sha256,
+        "columns": dataset.columns,
+        "labels": list(dataset.id2label.values()),
+    }
+    if dataset.sets is not None:
+        data["multi_label"] = True
     return {"data": data, "split": split}
+
+
+def _corrected(
+    parts: list[Part], path: str, order: Labels | None, notes: list[str]
+) -> tuple[list[Part], Corrections | None]:
+    """Return the labelled rows with the corrections of a file, if one is named. Raises UserError for label sets."""
+    if not path:
+        return parts, None
+    if parts[0].sets is not None:
+        raise UserError("data.corrections: not supported for multi-label data. Correct the table itself")
+    made = corrected_parts(parts, path, list(order.values()) if isinstance(order, Mapping) else order, notes)
+    return with_labels(parts, made.labels), made
+
+
+def _with_corrections(dataset: Dataset, corrections: Corrections) -> Dataset:
+    """Return the dataset with the corrections, which changed its labels, in its digests and its report."""
+    report = replace(dataset.report, corrected=corrections.changed)
+    if not corrections.digest:
+        return replace(dataset, report=report)
+    whole, labelled = (
+        sha256_of(f"{one} {corrections.digest}".encode()) for one in (dataset.sha256, dataset.labelled_sha256)
+    )
+    return replace(dataset, report=report, sha256=whole, labelled_sha256=labelled)
 
 
 def _labelled(
     opened: Opened, columns: Columns, labels: Labels | None, notes: list[str]
-) -> tuple[list[Part], dict[int, str]]:
-    """Return the labelled rows of every file, and the classes in order."""
-    classes = label_names(opened, columns.label, labels)
+) -> tuple[list[Part], Labels | None]:
+    """Return the labelled rows of every file, and the classes in order, if they are determined."""
+    classes = label_names(opened, columns.label, labels, columns.sets is not None)
     parts = [read_part(opened, "main", columns, classes, notes)]
+    first = {*parts[0].labels, *(label for labels in parts[0].sets or () for label in labels)}
     for role in opened.tables:
         if role not in ("main", "unlabeled"):
-            parts.append(read_part(opened, role, columns, classes, notes, found_in_main=set(parts[0].labels)))
-    order = list(classes.values()) if isinstance(classes, Mapping) else classes
-    return parts, label_rules.label_order([label for part in parts for label in part.labels], order)
+            parts.append(read_part(opened, role, columns, classes, notes, found_in_main=first))
+    return parts, classes
 
 
 def _assemble(
     parts: Sequence[Part],
-    labels: Ints,  # (n,) class indices of the labelled rows, which come first
-    id2label: dict[int, str],
-    unseen: tuple[str, ...],
+    targets: _Targets,  # of the labelled rows, which come first
     divide: Callable[[Ints], dict[str, Ints]],  # groups (n,) of the labelled rows -> split
     opened: Opened,
     columns: dict[str, str | None],
     notes: list[str],
-    ids: tuple[str | None, ...] = (),
+    ids: tuple[str | None, ...],
+    weights: Floats,
 ) -> Dataset:
     """Find copies and groups, split, select the unlabelled rows, and create the report."""
     texts = [text for part in parts for text in part.texts]
-    row_ids = [f"{part.prefix}{row}" for part in parts for row in part.table.numbers or range(1, len(part.texts) + 1)]
+    row_ids = [row_id for part in parts for row_id in part.row_ids]
     lines = np.concatenate([np.asarray(part.table.lines or [0] * len(part.texts), np.int64) for part in parts])
-    n = len(labels)
+    labels, id2label, unseen, n = targets.y, targets.id2label, targets.unseen, len(targets.y)
     copies = copies_of(texts)
     groups = _groups(texts, copies, [value for part in parts for value in part.groups])
     split = divide(groups[:n])
@@ -295,6 +386,7 @@ def _assemble(
         labels = np.concatenate([labels, np.full(len(kept), -1, dtype=np.int64)])
         copies, groups = copies[rows], groups[rows]
         ids = tuple(ids[i] for i in rows) if ids else ()
+        weights = weights[rows] if len(weights) else weights
     labelled = _sha256([part for part in parts if part.role != "unlabeled"], opened.one_file)
     return Dataset(
         texts=texts,
@@ -307,13 +399,15 @@ def _assemble(
         sha256=_sha256(parts, False) if "unlabeled" in opened.tables else labelled,
         name=opened.name,
         columns=columns,
-        report=make_report(labels, copies, groups, split, id2label, unseen, left_out, notes),
+        report=make_report(labels, copies, groups, split, id2label, unseen, left_out, notes, targets.sets),
         labelled_sha256=labelled,
         about=opened.reading.about,
         max_length=opened.reading.max_length,
         unseen=unseen,
         ids=ids,
         lines=lines,
+        weights=weights,
+        sets=targets.sets,
     )
 
 
@@ -386,7 +480,11 @@ def describe(dataset: Dataset) -> list[str]:
     """Return the lines that summarize a dataset for the user."""
     n = int((dataset.labels >= 0).sum())
     used = ", ".join(f"{what} {column!r}" for what, column in dataset.columns.items() if column)
-    head = [f"data        {dataset.name}: {n:,} labelled rows, {len(dataset.id2label)} classes", f"columns     {used}"]
+    kinds = f"{len(dataset.id2label)} classes"
+    if dataset.sets is not None:
+        each = dataset.sets.members.sum(1)[dataset.labels[dataset.labels >= 0]].mean()
+        kinds = f"{len(dataset.id2label)} labels, any number for a row (multi-label), {each:.2f} on average"
+    head = [f"data        {dataset.name}: {n:,} labelled rows, {kinds}", f"columns     {used}"]
     about = [f"about       {dataset.about}"] * bool(dataset.about)
     return head[:1] + about + head[1:] + dataset.report.lines()
 
@@ -479,7 +577,7 @@ class Evaluation:
     """Rows on which to evaluate a model: the positions `rows` (from 0) in `table`."""
 
     texts: list[str]
-    labels: Ints  # (n,) index into the model's classes, then into unseen
+    labels: np.ndarray  # (n,) index into the model's classes, then into unseen, or (n, C) bool over both
     groups: Ints  # (n,) equal for copies and for rows that the dataset groups
     table: Table
     rows: Ints  # (n,)
@@ -503,12 +601,14 @@ def open_evaluation(
     label_column: str | None = None,
     trained: Mapping[str, str | None] | None = None,
     encoding: str = AUTO,
+    sets: Sequence[str] | None = None,
     fields: TextFields | None = None,
 ) -> LabelledFile:
     """Read a labelled file and choose its columns: the part of `load_evaluation` that needs no model.
 
-    fields: the further columns of an input, which the file must have; None: those of the dataset. Other arguments and errors
-    as for `load_evaluation`.
+    sets: the labels of a model that predicts label sets; the file may then have a column of 0 and 1 for each of them in
+    place of a label column. fields: the further columns of an input, which the file must have; None: those of the dataset.
+    Other arguments and errors as for `load_evaluation`.
     """
     notes: list[str] = []
     opened = open_sources(source, {}, notes, encoding)
@@ -517,10 +617,13 @@ def open_evaluation(
     asked = bool(text_column or known.text_column)
     text_column = text_column or known.text_column or there.get("text")
     label_column = label_column or known.label_column or there.get("label")
-    columns = choose_columns(
-        opened, text_column, label_column, None, notes, fields_of(opened) if fields is None else fields
-    )
-    return LabelledFile(opened, columns, notes, asked)
+    reading = None
+    if sets is not None:
+        columns = tuple(sets) if not label_column and set(sets) <= opened.tables["main"].columns.keys() else ()
+        reading = SetReading("" if columns else trained.get("separator") or "", columns)
+    fields = fields_of(opened) if fields is None else fields
+    chosen = choose_columns(opened, text_column, label_column, None, notes, reading, fields)
+    return LabelledFile(opened, chosen, notes, asked)
 
 
 def load_evaluation(
@@ -553,9 +656,10 @@ def load_evaluation(
         source = open_evaluation(source, text_column, label_column, trained, encoding)
     opened, columns, known = source.opened, source.columns, source.opened.reading
     notes += source.notes
-    told({"text": columns.text, "label": columns.label, **columns.fields.named()})
+    label = ", ".join(columns.sets.columns if columns.sets else ()) or columns.label
+    told({"text": columns.text, "label": label, **columns.fields.named()})
     role = "test" if "test" in opened.tables else "main"
-    own, names = known.labels, list(id2label.values())
+    own, names = known.labels, [id2label[at] for at in sorted(id2label)]
     renamed = isinstance(own, Mapping) and set(own.values()) <= set(names)
     known_labels = own if renamed else names
     part = read_part(opened, role, columns, known_labels, notes, evaluated=True, strict=strict)
@@ -563,14 +667,20 @@ def load_evaluation(
         raise cols.without_text(part.table.name, columns.text)
     if not source.asked and cols.are_numbers(part.texts):
         notes.append(WARNING + cols.numbers_warning(columns.text))
-    label2id = {label: i for i, label in id2label.items()}
-    unseen = sorted(set(part.labels) - label2id.keys())
-    label2id |= {label: i for i, label in enumerate(unseen, len(label2id))}
-    labels = np.array([label2id[label] for label in part.labels], dtype=np.int64)
+    present = set(part.labels) if part.sets is None else {label for labels in part.sets for label in labels}
+    unseen = sorted(present - {*names})
     groups = _groups(part.texts, copies_of(part.texts), part.groups)
     table, split_column = opened.tables[role], opened.reading.split_column if role == "main" else None
     kept, left_out = _rows_to_evaluate(part, table, split_column, notes)
-    if (labels[kept] >= len(id2label)).all():  # no label is known: raise the error of a strict match
+    labels: np.ndarray
+    if part.sets is None:
+        place = {label: at for at, label in enumerate([*names, *unseen])}
+        labels = np.array([place[label] for label in part.labels], dtype=np.int64)
+        unknown = bool((labels[kept] >= len(names)).all())
+    else:
+        labels = members_of(part.sets, [*names, *unseen])
+        unknown = bool(unseen) and not labels[kept][:, : len(names)].any()
+    if unknown:  # no label is known: raise the error of a strict match
         read_part(opened, role, columns, known_labels, [], evaluated=True)
     texts, at = (
         [part.texts[row] for row in kept],

@@ -15,6 +15,7 @@ from . import columns as cols
 from . import labels as classes
 from . import named_datasets, toml_source
 from .archives import SUFFIXES, content_name
+from .multi_label import SetReading, Sets, check_sets, matched_sets, read_sets
 from .named_datasets import ReadingOptions, ResolvedSource
 from .tables import AUTO, TABLE_SUFFIXES, Table, codec_of, read_table
 from .text_fields import NONE, TextFields, choose_pair_text
@@ -47,6 +48,7 @@ class Columns:
     group: str | None
     named_text: str | None
     named_label: str | None
+    sets: SetReading | None = None  # how several labels of a row are written; None: one label per row
     fields: TextFields = NONE  # further columns of an input
 
 
@@ -60,6 +62,12 @@ class Part:
     texts: list[str]  # `composed_text.ComposedText` if an input has further columns
     labels: list[str]  # empty for unlabelled rows
     groups: list[str | None]  # None: the row is its own group
+    sets: Sets | None = None  # the labels of each row of multi-label data, in place of `labels`
+
+    @property
+    def row_ids(self) -> list[str]:
+        """The id of each row: the prefix of the table and the row's number in it."""
+        return [f"{self.prefix}{row}" for row in self.table.numbers or range(1, len(self.texts) + 1)]
 
 
 def open_sources(source: str | Path, files: Mapping[str, str | Path], notes: list[str], encoding: str = AUTO) -> Opened:
@@ -164,22 +172,28 @@ def choose_columns(
     label: str | None,
     group: str | None,
     notes: list[str],
+    sets: SetReading | None = None,
     fields: TextFields = NONE,
 ) -> Columns:
     """Choose the columns of the main table: as named by the user or the dataset, else by names or content, with a note.
 
-    fields: the further columns of an input, which the table must have.
+    sets: how several labels of a row are written. fields: the further columns of an input, which the table must have.
     """
     table = opened.tables["main"]
+    if sets is not None and sets.columns:
+        for name in sets.columns:
+            cols.named_column(table, name, "--label-columns")
+        label = sets.columns[0]
     text = text or (choose_pair_text(list(table.columns), fields) if fields.pair else None)
-    found = _chosen_columns(opened, text, label, group, notes)
+    found = _choose_columns(opened, text, label, group, notes)
     fields.check(list(table.columns), table.name, found.text)
-    if found.label in fields.columns:
+    if known := [name for name in (found.label, *(sets.columns if sets else ())) if name in fields.columns]:
         raise UserError(
-            f"{table.name}: column {found.label!r} is the label and would be part of the input, which would give the answer. "
+            f"{table.name}: column {known[0]!r} is the label and would be part of the input, which would give the answer. "
             "Leave it out of --text-pair and --prefix-column, or name the label with --label-column"
         )
-    return replace(found, fields=fields.model_copy(update={"text": found.text}) if fields else fields)
+    fields = fields.model_copy(update={"text": found.text}) if fields else fields
+    return replace(found, sets=sets, fields=fields)
 
 
 def fields_of(opened: Opened, pair: str = "", prefix: Sequence[str] = ()) -> TextFields:
@@ -188,7 +202,7 @@ def fields_of(opened: Opened, pair: str = "", prefix: Sequence[str] = ()) -> Tex
     return TextFields(pair=pair or known.text_pair_column or "", prefix=tuple(prefix) or known.prefix_columns)
 
 
-def _chosen_columns(
+def _choose_columns(
     opened: Opened, text: str | None, label: str | None, group: str | None, notes: list[str]
 ) -> Columns:
     """Choose the text and the label column of the main table."""
@@ -240,8 +254,11 @@ def _named_columns(table: Table, text: str | None, label: str | None) -> tuple[s
     return cols.choose_text(table, text, found), found
 
 
-def label_names(opened: Opened, label: str, given: Labels | None) -> Labels | None:
-    """Return the classes as given, as defined by the dataset, or as declared by the Hub; None: those found, sorted."""
+def label_names(opened: Opened, label: str, given: Labels | None, sets: bool = False) -> Labels | None:
+    """Return the classes as given, as defined by the dataset, or as declared by the Hub; None: those found, sorted.
+
+    sets: whether a row may have several labels.
+    """
     known = opened.reading.labels
     if given is not None and isinstance(known, Mapping) and not isinstance(given, Mapping):
         values = {name: value for value, name in known.items()}
@@ -249,7 +266,7 @@ def label_names(opened: Opened, label: str, given: Labels | None) -> Labels | No
     if given is not None or known is not None:
         return given if given is not None else known
     main = opened.tables["main"]
-    if label not in main.categories:
+    if sets or label not in main.categories:
         return None
     present = set(classes.labels_of(main, label))
     return [name for name in main.categories[label] if name in present]
@@ -282,6 +299,9 @@ def read_part(
     for column in filter(None, (text, columns.fields.pair)):
         table = cols.rows_with_text(table, column)[0] if evaluated else cols.training_rows(table, column, notes)
     texts = columns.fields.read_table(table, text)
+    if columns.sets is not None:
+        sets = _read_sets(table, label, columns.sets, labels, notes, found_in_main, strict)
+        return Part(role, table, opened.prefixes[role], texts, [], _groups_of(table, columns.group, notes), sets)
     known_labels = [*labels, *labels.values()] if isinstance(labels, Mapping) else labels
     found = classes.labels_of(table, label, known_labels or found_in_main or None, notes)
     if labels is not None:
@@ -290,16 +310,39 @@ def read_part(
         found = classes.matched(table, label, found, found_in_main, notes, strict=False)
     else:
         classes.check_classes(table, label, found, notes)
+    return Part(role, table, opened.prefixes[role], texts, found, _groups_of(table, columns.group, notes))
+
+
+def _groups_of(table: Table, column: str | None, notes: list[str]) -> list[str | None]:
     groups: list[str | None] = [None] * len(table)
-    if columns.group:
-        values = table.columns.get(columns.group, groups)
+    if column:
+        values = table.columns.get(column, groups)
         groups = [None if cols.is_missing(value) else str(value) for value in values]
         if lacking := groups.count(None):
             notes.append(
-                f"{table.name}: {plural(lacking, 'row')} {verb(lacking, 'has', 'have')} no {columns.group!r}; "
+                f"{table.name}: {plural(lacking, 'row')} {verb(lacking, 'has', 'have')} no {column!r}; "
                 "each of them is its own group"
             )
-    return Part(role, table, opened.prefixes[role], texts, found, groups)
+    return groups
+
+
+def _read_sets(
+    table: Table,
+    column: str,
+    reading: SetReading,
+    labels: Labels | None,
+    notes: list[str],
+    found_in_main: Collection[str],
+    strict: bool,
+) -> Sets:
+    """Return the label sets of a table; arguments as for `read_part`."""
+    found = read_sets(table, column, reading, notes)
+    if labels is not None:
+        return matched_sets(table, column, found, labels, notes, strict)
+    if found_in_main:
+        return matched_sets(table, column, found, found_in_main, notes, strict=False)
+    check_sets(table, column, found, notes)
+    return found
 
 
 def read_unlabeled(opened: Opened, columns: Columns, notes: list[str]) -> Part:

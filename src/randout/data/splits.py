@@ -11,7 +11,7 @@ from randout.core.errors import UserError
 
 from .labels import listed
 from .sources import Part
-from .stratify import Ints, assign_folds, grouped, grouped_keeping_rare, grouped_where_present, stratified
+from .stratify import Ints, Strata, assign_folds, grouped, grouped_keeping_rare, grouped_where_present, stratified
 
 SPLITS = ("train", "validation", "test")
 
@@ -46,7 +46,7 @@ def usable_roles(table: DataTable, roles: list[str] | None, notes: list[str]) ->
 
 
 def assign(
-    table: DataTable, labels: Ints, groups: Ints, roles: list[str] | None, names: Sequence[str], notes: list[str]
+    table: DataTable, labels: Strata, groups: Ints, roles: list[str] | None, names: Sequence[str], notes: list[str]
 ) -> dict[str, Ints]:
     """Return the row positions of each split, of a sample if one is requested.
 
@@ -57,7 +57,7 @@ def assign(
 
 
 def _full_split(
-    table: DataTable, labels: Ints, groups: Ints, roles: list[str] | None, names: Sequence[str], notes: list[str]
+    table: DataTable, labels: Strata, groups: Ints, roles: list[str] | None, names: Sequence[str], notes: list[str]
 ) -> dict[str, Ints]:
     paper, seed = table.split == "paper", table.split_seed
     if table.folds:
@@ -93,7 +93,7 @@ def _check_train_folds(folds: int, fold: int) -> None:
 
 
 def fold_split(
-    labels: Ints,
+    labels: Strata,
     groups: Ints | None,
     which: tuple[int, int],
     share: float,
@@ -122,7 +122,7 @@ def fold_split(
 
 
 def sample_split(
-    split: dict[str, Ints], labels: Ints, groups: Ints, sample: int, seed: int, names: Sequence[str]
+    split: dict[str, Ints], labels: Strata, groups: Ints, sample: int, seed: int, names: Sequence[str]
 ) -> dict[str, Ints]:
     """Sample about `sample` rows in all: the same share of each split, stratified, with groups kept whole."""
     total = sum(len(rows) for rows in split.values())
@@ -137,7 +137,7 @@ def sample_split(
 
 
 def completed_split(
-    labels: Ints, groups: Ints, roles: list[str], share: float, seed: int, names: Sequence[str], notes: list[str]
+    labels: Strata, groups: Ints, roles: list[str], share: float, seed: int, names: Sequence[str], notes: list[str]
 ) -> dict[str, Ints]:
     """Return the given split as row positions; a missing validation split is taken from the training rows."""
     given = np.array(roles)

@@ -1,6 +1,7 @@
 """Stratified, grouped splits into training, validation and test rows, with groups kept whole.
 
-All functions work on integer arrays and depend only on their arguments (labels, groups, fractions, seed).
+All functions depend only on their arguments (labels, groups, fractions, seed). Labels are class indices (n,) or, for
+several labels per row, (n, C) bool; the latter are spread by iterative stratification, which has no rare classes.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +19,10 @@ from randout.core.errors import UserError
 from randout.core.wording import WARNING
 
 from .composed_text import content_of, texts_in
+from .iterative_stratification import rare_labels_note, split_iteratively
 
 Ints = NDArray[np.int64]
+Strata = NDArray[Any]  # (n,) class indices, or (n, C) bool
 SHOWN_CLASSES = 20  # maximum classes named in a message
 
 
@@ -69,7 +73,7 @@ def merge_groups(copies: Ints, groups: Ints) -> Ints:
     return np.unique(component[copies], return_inverse=True)[1].astype(np.int64)
 
 
-def stratified(labels: Ints, fractions: Sequence[float], seed: int, names: Sequence[str]) -> Ints:
+def stratified(labels: Strata, fractions: Sequence[float], seed: int, names: Sequence[str]) -> Ints:
     """Return (n,) the part of each row (0, 1 or 2), stratified by class, ignoring duplicates.
 
     Uses sklearn's `train_test_split` twice: the last part is drawn first, with ceil(fraction * n) rows, then the middle one
@@ -78,6 +82,8 @@ def stratified(labels: Ints, fractions: Sequence[float], seed: int, names: Seque
     from sklearn.model_selection import train_test_split
 
     n = len(labels)
+    if labels.ndim == 2:
+        return split_iteratively(labels, np.arange(n), fractions, seed)
     _check_spread(np.bincount(labels), np.bincount(labels), len(fractions), names)
     sizes = [math.ceil(round(f * n, 6)) for f in fractions]
     rest, part = np.arange(n), np.zeros(n, dtype=np.int64)
@@ -90,13 +96,15 @@ def stratified(labels: Ints, fractions: Sequence[float], seed: int, names: Seque
     return part
 
 
-def assign_folds(labels: Ints, groups: Ints | None, folds: int, seed: int, names: Sequence[str]) -> Ints:
+def assign_folds(labels: Strata, groups: Ints | None, folds: int, seed: int, names: Sequence[str]) -> Ints:
     """Return (n,) the fold of each row, from 0: stratified, with groups kept whole; groups None: stratified only.
 
     Raises UserError for a class with fewer groups (without groups: rows) than folds.
     """
-    k = int(labels.max()) + 1
     own_groups = np.arange(len(labels)) if groups is None else groups
+    if labels.ndim == 2:
+        return _iterative_folds(labels, own_groups, folds, seed)
+    k = int(labels.max()) + 1
     spread = np.bincount(
         np.unique(own_groups * k + labels) % k, minlength=k
     )  # number of groups that contain each class
@@ -112,7 +120,7 @@ def assign_folds(labels: Ints, groups: Ints | None, folds: int, seed: int, names
     return part
 
 
-def grouped(labels: Ints, groups: Ints, fractions: Sequence[float], seed: int, names: Sequence[str]) -> Ints:
+def grouped(labels: Strata, groups: Ints, fractions: Sequence[float], seed: int, names: Sequence[str]) -> Ints:
     """Return (n,) the part of each row, with groups kept whole and each class spread over the parts by `fractions`.
 
     First, groups of several rows are placed, largest first, each in the part where it most reduces the sum over classes
@@ -122,6 +130,8 @@ def grouped(labels: Ints, groups: Ints, fractions: Sequence[float], seed: int, n
 
     names: of the classes, for messages. Raises UserError for a class with fewer groups than parts.
     """
+    if labels.ndim == 2:
+        return split_iteratively(labels, groups, fractions, seed)
     groups = np.unique(groups, return_inverse=True)[1]  # (n,) in 0..G-1
     n_classes, n_parts = int(labels.max()) + 1, len(fractions)
     keys, counts = np.unique(groups * n_classes + labels, return_counts=True)
@@ -142,9 +152,13 @@ def grouped(labels: Ints, groups: Ints, fractions: Sequence[float], seed: int, n
 
 
 def grouped_keeping_rare(
-    labels: Ints, groups: Ints, fractions: Sequence[float], seed: int, names: Sequence[str], notes: list[str]
+    labels: Strata, groups: Ints, fractions: Sequence[float], seed: int, names: Sequence[str], notes: list[str]
 ) -> Ints:
     """Split as `grouped` does, but keep the groups of classes too rare for every part in the first part, with a note."""
+    if labels.ndim == 2:
+        part = split_iteratively(labels, groups, fractions, seed)
+        notes.extend(filter(None, [rare_labels_note(labels, part, len(fractions), names)]))
+        return part
     rest, rare = _without_rare(labels, groups, len(fractions))
     classes = np.unique(labels[rest])
     if not rare or len(classes) < 2:
@@ -160,7 +174,7 @@ def grouped_keeping_rare(
     return part
 
 
-def _without_rare(labels: Ints, groups: Ints, parts: int) -> tuple[NDArray[np.bool_], list[int]]:
+def _without_rare(labels: Strata, groups: Ints, parts: int) -> tuple[NDArray[np.bool_], list[int]]:
     """Return which rows (n,) are in no group with a rare class (one with fewer groups than parts), and the rare classes."""
     rest = np.full(len(labels), True)
     rare: list[int] = []
@@ -175,9 +189,11 @@ def _without_rare(labels: Ints, groups: Ints, parts: int) -> tuple[NDArray[np.bo
 
 
 def grouped_where_present(
-    labels: Ints, groups: Ints, fractions: Sequence[float], seed: int, names: Sequence[str]
+    labels: Strata, groups: Ints, fractions: Sequence[float], seed: int, names: Sequence[str]
 ) -> Ints:
     """Split as `grouped` does, but allow missing classes, and keep groups of rare classes in the first part."""
+    if labels.ndim == 2:
+        return split_iteratively(labels, groups, fractions, seed)
     rest, _ = _without_rare(labels, groups, len(fractions))
     part = np.zeros(len(labels), dtype=np.int64)
     if rest.any():
@@ -187,12 +203,14 @@ def grouped_where_present(
     return part
 
 
-def grouped_folds(labels: Ints, groups: Ints, folds: int, names: Sequence[str]) -> Ints:
+def grouped_folds(labels: Strata, groups: Ints, folds: int, names: Sequence[str]) -> Ints:
     """Return (n,) the fold of each row, from 0: stratified, with groups kept whole; -1 for groups of rare classes.
 
     A rare class has fewer groups than there are folds. Raises UserError if fewer than two other classes are left, or a
     class cannot be placed in every fold.
     """
+    if labels.ndim == 2:
+        return _iterative_folds(labels, groups, folds, 0)
     rest, _ = _without_rare(labels, groups, folds)
     classes = np.unique(labels[rest])
     if len(classes) < 2:
@@ -201,6 +219,13 @@ def grouped_folds(labels: Ints, groups: Ints, folds: int, names: Sequence[str]) 
     compact = np.searchsorted(classes, labels[rest])
     fold[rest] = grouped(compact, groups[rest], [1 / folds] * folds, 0, [names[k] for k in classes.tolist()])
     return fold
+
+
+def _iterative_folds(labels: Strata, groups: Ints, folds: int, seed: int) -> Ints:
+    """Return (n,) the fold of each row of multi-label data. Raises UserError for fewer groups than folds."""
+    if len(np.unique(groups)) < folds:
+        raise UserError(f"{len(np.unique(groups))} groups of distinct texts; {folds} folds need at least {folds}")
+    return split_iteratively(labels, groups, [1 / folds] * folds, seed)
 
 
 def _check_spread(spread: Ints, rows: Ints, parts: int, names: Sequence[str], unit: str = "parts") -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from randout.core.console import Show
+from randout.core.label_sets import LabelSets
 from randout.core.text_tables import table_lines
 from randout.core.wording import WARNING, plural, unseen_words, verb
 
@@ -35,11 +36,13 @@ class DataReport:
     notes: tuple[str, ...]  # warnings among them start with `WARNING`
     views: dict[str, int] = field(default_factory=dict)  # kind -> augmented views of training texts
     views_left_out: dict[str, int] = field(default_factory=dict)  # reason -> views left out
+    corrected: int = 0  # labels that `data.corrections` changed
 
     def counts(self) -> dict[str, Any]:
         """Return the report for JSON, with the number of leaked rows in place of their positions."""
         found = asdict(self) | {"leaked": {name: len(rows) for name, rows in self.leaked.items()}}
-        without = ("views", "views_left_out") if not self.views and not self.views_left_out else ()
+        without: tuple[str, ...] = ("views", "views_left_out") if not self.views and not self.views_left_out else ()
+        without += () if self.corrected else ("corrected",)
         return {name: value for name, value in found.items() if name not in without}
 
     def lines(self) -> list[str]:
@@ -101,12 +104,23 @@ def make_report(
     unseen: Sequence[str],
     left_out: dict[str, int],
     notes: Sequence[str],
+    sets: LabelSets | None = None,
 ) -> DataReport:
-    """Create the report. labels: (n,), -1 for unlabelled rows. unseen: labels that no training row has."""
+    """Create the report. labels: (n,), -1 for unlabelled rows. unseen: labels that no training row has.
+
+    sets: of multi-label data, that `labels` refers to; a row then counts for each of its labels.
+    """
     learnt = len(id2label)
     id2label = dict(enumerate([*id2label.values(), *unseen]))
     labelled = {name: rows for name, rows in split.items() if name != "unlabeled"}
-    counts = {name: np.bincount(labels[rows], minlength=len(id2label)) for name, rows in labelled.items()}
+
+    def counted(rows: Ints) -> Ints:
+        if sets is not None:
+            return sets.of_rows(labels[rows]).sum(0)
+        return np.bincount(labels[rows], minlength=len(id2label))
+
+    counts = {name: counted(rows) for name, rows in labelled.items()}
+    totals = {name: len(labelled[name]) if sets is not None else int(c.sum()) for name, c in counts.items()}
     absent = [
         f"{name} has no rows of class {', '.join(repr(id2label[k]) for k in np.flatnonzero(c[:learnt] == 0)[:5])}"
         for name, c in counts.items()
@@ -121,7 +135,7 @@ def make_report(
     return DataReport(
         sizes={name: len(rows) for name, rows in split.items()},
         class_counts={name: {id2label[k]: int(c[k]) for k in id2label} for name, c in counts.items()},
-        majority_share={name: float(c.max() / c.sum()) for name, c in counts.items()},
+        majority_share={name: float(c.max() / totals[name]) for name, c in counts.items()},
         imbalance=float(counts["train"].max() / counts["train"][:learnt].min()),
         duplicate_groups=duplicated,
         duplicate_rows=rows,

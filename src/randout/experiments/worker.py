@@ -21,6 +21,7 @@ from randout.core.console import Advance, Show
 from randout.core.errors import Failure, UserError
 from randout.core.terminal import EXIT_CODES, Terminated, stop_signals
 from randout.experiments.run.options import Options, Stopped
+from randout.trackers.report_to import ReportTo
 
 Order = dict[str, Any]
 BETWEEN = 0.2  # seconds between two reports of progress
@@ -89,6 +90,7 @@ def prepare(order: Order, show: Show) -> Options:
         deadline=None if order["seconds"] is None else time.monotonic() + order["seconds"],
         threads=order["threads"],
         worker=order["worker"],
+        report_to=ReportTo.from_json(order["report_to"]),
         show=show,
     )
 

@@ -38,7 +38,7 @@ from randout.models.hooks import HookPoints
 from randout.training import gradient_guard
 
 from .conversion import classes_of, logits_of, plain_loss, step_labels, teachers_of
-from .tracking import TrackedModel, texts_of
+from .tracked_model import TrackedModel, texts_of
 
 
 @dataclass

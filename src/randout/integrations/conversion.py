@@ -11,7 +11,7 @@ from torch import Tensor
 from randout.core.errors import UserError
 from randout.core.wording import type_words
 
-from .tracking import found_logits
+from .tracked_model import found_logits
 
 
 def logits_of(outputs: Any) -> Tensor:

@@ -14,7 +14,7 @@ from randout.core.lazy import torch
 from randout.models.outputs import Output
 
 from .base import Batch, Context, Forward, Method, Pass, Size, State, Step
-from .functional import kl_divergence, unit
+from .functional import at_least_float32, unit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,6 +41,7 @@ class AttentionPerturbation(Method):
     kind = "noise"
     cost = "2.4x"
     losses = ("attention-noise",)
+    label_sets = True
     variants = {"attention-noise-virtual": {"form": "virtual"}}  # noqa: RUF012
     space = {"epsilon": (0.5, 1.0, 5.0), "weight": (0.5, 1.0)}  # noqa: RUF012
 
@@ -83,7 +84,7 @@ class AttentionPerturbation(Method):
             clean = output.logits.detach()
             r = self.epsilon * self._virtual(step, clean, batch, forward)
             texts = batch.step_labels.numel()
-            value = kl_divergence(clean, forward(around=partial(self._added, r)).logits, 1.0) / texts
+            value = step.context.target.divergence(clean, forward(around=partial(self._added, r)).logits, 1.0) / texts
         return {"attention-noise": self.weight * value}
 
     @contextmanager
@@ -105,13 +106,13 @@ class AttentionPerturbation(Method):
     def _virtual(self, step: Step, clean: Tensor, batch: Batch, forward: Forward) -> Tensor:
         """Direction in which KL(clean || perturbed) grows fastest, by power iteration, (b, longest).
 
-        The gradient of KL with respect to the perturbed logits is their softmax minus the clean one.
+        The gradient of KL with respect to the perturbed logits is their probabilities minus the clean ones.
         """
-        direction = self._random(step, batch)
+        direction, certain = self._random(step, batch), step.context.target.probabilities
         for _ in range(self.power_iterations):
             r = (self.xi * direction).requires_grad_()
             logits = forward(around=partial(self._added, r)).logits
-            pull = _softmax(logits.detach()) - _softmax(clean)
+            pull = certain(at_least_float32(logits.detach())) - certain(at_least_float32(clean))
             (gradient,) = torch.autograd.grad(logits, r, pull.to(logits.dtype))
             direction = unit(gradient)
         return direction
@@ -129,7 +130,3 @@ def _zeros(step: Step, texts: int, longest: int) -> Tensor:
     """Zeros (texts, longest) on the student's device and in its dtype."""
     like = next(step.context.model.parameters())
     return torch.zeros(texts, longest, dtype=like.dtype, device=like.device)
-
-
-def _softmax(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)

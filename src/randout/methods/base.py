@@ -24,6 +24,8 @@ from randout.core.rng import random_key
 from randout.data.composed_text import is_pair as is_pair
 from randout.models.outputs import LOGITS_ONLY, Output, Want
 
+from .target_losses import ONE_LABEL, Target
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -40,10 +42,12 @@ class Batch:
     micro-batches add up to that of the whole batch.
 
     rows: (b,) positions in the dataset. ids: the token ids of each text, special tokens included, shortest first.
-    labels: (b,) class index, -1 for none. teacher: (b, C) stored logits of the teacher, or None; others: those of each
-    further teacher. step_labels: (B,) labels of all B texts of the step. first: position of this micro-batch's first text
-    in the step. longest: number of tokens of the step's longest text. partial: whether a teacher lacks soft labels for
-    some of the texts; its logits are NaN there.
+    labels: (b,) class index or number of a label set, -1 for none (`Context.target`). teacher: (b, C) stored logits of the
+    teacher, or None; others: those of each further teacher. step_labels: (B,) labels of all B texts of the step. first:
+    position of this micro-batch's first text in the step. longest: number of tokens of the step's longest text. partial:
+    whether a teacher lacks soft labels for some of the texts; its logits are NaN there. weights: (b,) factor of each text's
+    loss, whose mean over the labelled training rows is 1; None: 1 for all. It is no part of any divisor: a weight of 2 counts
+    as two copies of the row.
     """
 
     rows: Tensor
@@ -55,6 +59,7 @@ class Batch:
     longest: int
     others: tuple[Tensor, ...] = ()
     partial: bool = False
+    weights: Tensor | None = None
 
     def taught(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Return the first teacher's logits and `logits` of the texts that have a soft label, both (t, C).
@@ -68,6 +73,13 @@ class Batch:
             return self.teacher, logits
         known = ~self.teacher.isnan().any(1)
         return self.teacher[known], logits[known]
+
+    @property
+    def taught_weights(self) -> Tensor | None:
+        """The weights of the texts that `taught` returns, (t,)."""
+        if self.weights is None or self.teacher is None or not self.partial:
+            return self.weights
+        return self.weights[~self.teacher.isnan().any(1)]
 
 
 @dataclass
@@ -170,7 +182,8 @@ class Context:
     hook_points: the hook points of the model, where its embeddings, hidden states and attention can be read or changed. prefix,
     suffix: number of special tokens that the student's tokenizer puts at either end of a text. fresh: names of the
     student's parameters that are not pretrained, if known. teachers: number of teachers whose stored logits come with each
-    batch. teacher: one that runs alongside the student. tokenizer: the student's, None in an external training loop.
+    batch. teacher: one that runs alongside the student. tokenizer: the student's, None in an external training loop. target:
+    what labels are, classes or label sets, and the losses on them.
     """
 
     model: nn.Module
@@ -184,6 +197,7 @@ class Context:
     teachers: int = 0
     teacher: LiveTeacher | None = None
     tokenizer: Any = None
+    target: Target = ONE_LABEL
 
     @staticmethod
     def of(
@@ -193,10 +207,12 @@ class Context:
         class_weights: Tensor | None = None,
         teachers: int = 0,
         teacher: LiveTeacher | None = None,
+        target: Target = ONE_LABEL,
     ) -> Context:
         """Make the context of a training of `encoder`. class_weights: (C,), on the encoder's device."""
         made = encoder.model, encoder.hook_points, seed, num_labels, class_weights
-        return Context(*made, encoder.prefix, encoder.suffix, encoder.fresh, teachers, teacher, encoder.tokenizer)
+        own = encoder.prefix, encoder.suffix, encoder.fresh
+        return Context(*made, *own, teachers, teacher, encoder.tokenizer, target)
 
     @property
     def live_teacher(self) -> LiveTeacher:
@@ -336,11 +352,14 @@ class Method(BaseModel):
 
     teacher: "logits" if it reads stored logits, "model" if it runs the teacher itself. several: whether it also reads
     further teachers. replaces_gold_loss: whether it returns the loss on gold labels instead of the method that owns it,
-    computed with `step.gold_loss`. heldout: share of the training rows to withhold from the student. needs_full_batch:
-    whether its equations need all texts of a step, so that a step cannot be split into micro-batches. variants: further
-    uses, by name, with their settings; each is compared as a method of its own. space: settings that a comparison may
-    tune, with their values. spaces: the same for variants that differ. trained_with: methods that are trained together
-    with it in a comparison.
+    computed with `step.gold_loss`. weighted: whether its losses take `Batch.weights` into account; a method with losses that
+    do not is refused where rows have weights. heldout: share of the training rows to withhold from the student.
+    needs_full_batch: whether its equations need all texts of a step, so that a step cannot be split into micro-batches.
+    variants: further uses, by name, with their settings; each is compared as a method of its own. space: settings that a
+    comparison may tune, with their values. spaces: the same for variants that differ. trained_with: methods that are trained
+    together with it in a comparison. label_sets: whether its losses hold for multi-label data, that is, whether it reads
+    targets and logits only through `step.gold_loss` and `step.context.target`; a method without losses and gradients of its
+    own always does. no_label_sets: why not, for messages.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -353,12 +372,15 @@ class Method(BaseModel):
     teacher: ClassVar[Literal["", "logits", "model"]] = ""
     several: ClassVar[bool] = False
     replaces_gold_loss: ClassVar[bool] = False
+    weighted: ClassVar[bool] = False
     heldout: ClassVar[float] = 0.0
     needs_full_batch: ClassVar[bool] = False
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     space: ClassVar[Mapping[str, Sequence[Any]]] = {}
     spaces: ClassVar[Mapping[str, Mapping[str, Sequence[Any]]]] = {}
     trained_with: ClassVar[tuple[str, ...]] = (GOLD_LOSS,)
+    label_sets: ClassVar[bool] = False
+    no_label_sets: ClassVar[str] = ""
 
     def __init__(self, *values: Any, **settings: Any) -> None:
         """Make a method from settings given by name. Raises UserError naming a wrong setting and the closest known one."""
@@ -452,6 +474,11 @@ def overrides(method: Method | type[Method], hook: str) -> bool:
     """Whether a method overrides a hook."""
     kind = method if isinstance(method, type) else type(method)
     return getattr(kind, hook) is not getattr(Method, hook)
+
+
+def takes_label_sets(method: Method) -> bool:
+    """Whether a method can be trained on multi-label data."""
+    return method.label_sets or not any(overrides(method, hook) for hook in ("loss", "gradient"))
 
 
 def owns_gold(method: Method) -> bool:

@@ -11,7 +11,7 @@ from randout.core.errors import UserError
 from randout.data.dataset import Dataset
 from randout.data.stratify import grouped
 
-from .base import GOLD_LOSS, Method, overrides, owns_gold
+from .base import GOLD_LOSS, Method, overrides, owns_gold, takes_label_sets
 from .builtin import GOLD, METHODS
 
 
@@ -33,7 +33,7 @@ def learned_rows(dataset: Dataset, methods: Sequence[Method]) -> tuple[np.ndarra
     if not share:
         return train, train[:0]
     names = list(dataset.id2label.values())
-    apart = grouped(dataset.labels[train], dataset.groups[train], (1 - share, share), 0, names)
+    apart = grouped(dataset.strata[train], dataset.groups[train], (1 - share, share), 0, names)
     return train[apart == 0], train[apart == 1]
 
 
@@ -65,6 +65,28 @@ def check_together(methods: Sequence[Method], micro_batch: int | str = "auto", b
         raise UserError(
             f"train.micro_batch: {micro_batch}, but methods.{whole[0]} needs all {batch_size} texts of a step at "
             "once; remove micro_batch, or lower batch_size"
+        )
+
+
+def check_weights(methods: Sequence[Method]) -> None:
+    """Raise UserError if a method has losses that do not take the weights of rows into account."""
+    if without := [method.name for method in methods if method.losses and not method.weighted]:
+        raise UserError(
+            f"data.weight_column: methods.{without[0]} does not support weights of rows. Leave one of the two out: "
+            f"--set methods.{without[0]}=false"
+        )
+
+
+def check_targets(methods: Sequence[Method], dataset: Dataset) -> None:
+    """Raise UserError for a method that does not support multi-label data, with the reason."""
+    refused = [method for method in methods if dataset.sets is not None and not takes_label_sets(method)]
+    if refused:
+        name, why = (
+            refused[0].name,
+            refused[0].no_label_sets or "its author did not declare that it does (`label_sets`)",
+        )
+        raise UserError(
+            f"methods.{name}: not supported for multi-label data: {why}. Leave it out: --set methods.{name}=false"
         )
 
 

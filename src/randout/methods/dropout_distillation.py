@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from randout.core.lazy import F, torch
+from randout.core.lazy import torch
 from randout.models.outputs import Output
 
 from .base import Batch, Forward, Method, Pass, State, Step
-from .functional import kl_divergence
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +35,7 @@ class DropoutDistillation(Method):
     kind = "distillation"
     cost = "2.33x"
     losses = ("dropout-distillation",)
+    label_sets = True
     teacher = "model"
     trained_with = ()
     space = {"passes": (1, 4, 8)}  # noqa: RUF012
@@ -58,6 +57,6 @@ class DropoutDistillation(Method):
         teacher = step.context.live_teacher
         with torch.no_grad():
             each = [teacher.forward(step, batch, dropout=True, call=m).logits.float() for m in range(self.passes)]
-            log_mean = F.log_softmax(torch.stack(each), dim=-1).logsumexp(0) - math.log(self.passes)  # (b, C)
-        divergence = kl_divergence(log_mean, output.logits, temperature=1.0)
+            log_mean = step.context.target.mean_prediction(torch.stack(each))  # (b, C)
+        divergence = step.context.target.divergence(log_mean, output.logits, temperature=1.0)
         return {"dropout-distillation": self.weight * divergence / batch.step_labels.numel()}

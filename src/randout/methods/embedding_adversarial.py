@@ -39,6 +39,7 @@ class EmbeddingAdversarial(Method):
     kind = "noise"
     cost = "2.3x"
     losses = ("ce", "embedding-adversarial")
+    label_sets = True
     replaces_gold_loss = True
     needs_full_batch = True
     variants = {"embedding-adversarial-barlow": {"contrast": "barlow-twins"}}  # noqa: RUF012

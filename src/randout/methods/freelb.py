@@ -39,6 +39,7 @@ class FreeLB(Method):
     summary = "adversarial word embeddings, K steps of ascent whose gradients all count"
     source = "Zhu et al. 2020 (1909.11764, algorithm 1)"
     kind = "noise"
+    label_sets = True
     cost = "3x"
     space = {"steps": (2, 3), "ascent": (0.03, 0.1), "limit": (0.0, 0.3)}  # noqa: RUF012
 

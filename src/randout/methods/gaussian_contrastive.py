@@ -39,6 +39,7 @@ class GaussianContrastive(Method):
     kind = "noise"
     cost = "2x"
     losses = ("ce", "gaussian-contrastive")
+    label_sets = True
     replaces_gold_loss = True
     needs_full_batch = True
     space = {"sigma": (0.01, 0.05, 0.1, 0.3), "weight": (0.1, 0.3, 0.5)}  # noqa: RUF012

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from randout.core.lazy import F
 from randout.models.outputs import Output
 
 from .base import Batch, Forward, Method, State, Step
@@ -32,6 +31,8 @@ class HardLabel(Method):
     source = "Kim, Rush 2016, arXiv 1606.07947, sections 3.2-3.3"
     kind = "distillation"
     losses = ("ce", "hard-label")
+    weighted = True
+    label_sets = True
     teacher = "logits"
     replaces_gold_loss = True
     space = {"alpha": (0.3, 0.5, 0.7)}  # noqa: RUF012
@@ -40,6 +41,6 @@ class HardLabel(Method):
 
     def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
         theirs, ours = batch.taught(output.logits)
-        decided = F.cross_entropy(ours.float(), theirs.argmax(1), reduction="sum")
+        decided = step.context.target.decided_cross_entropy(theirs, ours, batch.taught_weights)
         gold = (1 - self.alpha) * step.gold_loss(output, batch)
         return {"ce": gold, "hard-label": self.alpha * decided / batch.step_labels.numel()}

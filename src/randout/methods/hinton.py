@@ -9,7 +9,6 @@ from pydantic import Field
 from randout.models.outputs import Output
 
 from .base import Batch, Forward, Method, State, Step
-from .functional import kl_divergence
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +31,8 @@ class Hinton(Method):
     source = "Hinton, Vinyals, Dean 2015, arXiv 1503.02531, section 2"
     kind = "distillation"
     losses = ("ce", "hinton")
+    weighted = True
+    label_sets = True
     teacher = "logits"
     replaces_gold_loss = True
     space = {"alpha": (0.3, 0.5, 0.7, 0.9), "temperature": (1.0, 2.0, 4.0)}  # noqa: RUF012
@@ -40,6 +41,8 @@ class Hinton(Method):
     temperature: Annotated[float, Field(gt=0, description="t: larger is softer")] = 2.0
 
     def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
-        divergence = kl_divergence(*batch.taught(output.logits), self.temperature) / batch.step_labels.numel()
+        target, weights = step.context.target, batch.taught_weights
+        total = target.divergence(*batch.taught(output.logits), self.temperature, weights)
+        divergence = total / batch.step_labels.numel()
         gold = (1 - self.alpha) * step.gold_loss(output, batch)
         return {"ce": gold, "hinton": self.alpha * self.temperature**2 * divergence}

@@ -51,6 +51,7 @@ class LayerMatching(Method):
     cost = "1.33x"  # with a teacher of the student's size
     teacher = "model"
     losses = ("layer-matching",)
+    label_sets = True
     trained_with = ("ce", "kd")
     variants = {  # noqa: RUF012
         "tinybert": {"attention": 1.0},

@@ -13,7 +13,6 @@ from randout.core.lazy import torch
 from randout.models.outputs import Output
 
 from .base import Backward, Batch, Context, Forward, Method, State, Step
-from .functional import kl_divergence
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,6 +53,7 @@ class MetaDistil(Method):
     heldout = 0.1
     needs_full_batch = True
     losses = ("ce", "metadistil")
+    label_sets = True
     space = {"weight": (0.4, 0.5, 0.6), "temperature": (2.0, 5.0)}  # noqa: RUF012
 
     weight: Annotated[float, Field(ge=0, le=1, description="a: share of the teacher's loss")] = 0.5
@@ -94,11 +94,11 @@ class MetaDistil(Method):
         with torch.no_grad():
             teacher = step.context.live_teacher.forward(step, batch).logits
         gold = (1 - self.weight) * step.gold_loss(output, batch)
-        return {"ce": gold, "metadistil": self._soft(teacher, output.logits, batch)}
+        return {"ce": gold, "metadistil": self._soft(step, teacher, output.logits, batch)}
 
-    def _soft(self, teacher: Tensor, student: Tensor, batch: Batch) -> Tensor:
+    def _soft(self, step: Step, teacher: Tensor, student: Tensor, batch: Batch) -> Tensor:
         """The second term of L; both (b, C) logits."""
-        divergence = kl_divergence(teacher, student, self.temperature)
+        divergence = step.context.target.divergence(teacher, student, self.temperature)
         return self.weight * self.temperature**2 * divergence / batch.step_labels.numel()
 
     def _teach(self, step: Step, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
@@ -126,7 +126,7 @@ class MetaDistil(Method):
         exact = self.form == "exact"
         with _twice_differentiable() if exact else nullcontext():
             output = step.forward(batch)
-            loss = (1 - self.weight) * step.gold_loss(output, batch) + self._soft(logits, output.logits, batch)
+            loss = (1 - self.weight) * step.gold_loss(output, batch) + self._soft(step, logits, output.logits, batch)
             slope = _grad(loss, weights, create_graph=exact)
             pilot = [(w.detach() - self.pilot_rate * g.detach()).requires_grad_() for w, g in _pairs(weights, slope)]
             v = self._judged(step, dict(zip(names, pilot, strict=True)))
@@ -153,7 +153,7 @@ class MetaDistil(Method):
             with torch.no_grad():
                 shifted = {name: weight + sign * h * v for name, (weight, v) in moved.items()}
                 student = step.forward(batch, weights=shifted).logits
-            total = total + sign * self._soft(logits, student, batch)
+            total = total + sign * self._soft(step, logits, student, batch)
         (found,) = torch.autograd.grad(total, logits)
         return found / (2 * h)
 

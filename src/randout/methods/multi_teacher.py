@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, field_validator
 
 from randout.core.errors import UserError
-from randout.core.lazy import F, torch
+from randout.core.lazy import torch
 from randout.models.outputs import Output
 
 from .base import Batch, Context, Forward, Method, State, Step
+from .target_losses import ONE_LABEL, Target
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +35,8 @@ class MultiTeacher(Method):
     source = "Liu, He, Chen, Gao 2019, arXiv 1904.09482, section 3"
     kind = "distillation"
     losses = ("multi-teacher",)
+    weighted = True
+    label_sets = True
     teacher = "logits"
     several = True
     space = {"average": ("probabilities", "logits")}  # noqa: RUF012
@@ -60,19 +63,21 @@ class MultiTeacher(Method):
         if batch.teacher is None:
             raise RuntimeError("distillation without stored teacher logits")
         logits = torch.stack([batch.teacher, *batch.others])  # (teachers, b, C)
-        ours, has = output.logits, None
+        ours, has, weights = output.logits, None, batch.weights
         if batch.partial:
             has = ~logits.isnan().any(-1)  # (teachers, b)
             known = has[[weight > 0 for weight in self.weights or (1.0,) * len(logits)]].any(0)
             logits, ours, has = logits[:, known], ours[known], has[:, known]
-        p = self.targets(logits, has)
-        soft = -(p * F.log_softmax(ours.float(), dim=-1)).sum()
+            weights = None if weights is None else weights[known]
+        p = self.targets(logits, has, step.context.target)
+        soft = step.context.target.soft_cross_entropy(p, ours, weights)
         return {"multi-teacher": self.weight * soft / batch.step_labels.numel()}
 
-    def targets(self, logits: Tensor, has: Tensor | None = None) -> Tensor:
+    def targets(self, logits: Tensor, has: Tensor | None = None, target: Target = ONE_LABEL) -> Tensor:
         """Average logits (teachers, b, C) to the distribution to match (b, C), in float32.
 
         has: (teachers, b) bool, which teachers have a soft label for a text, at least one of them with a weight; None: all.
+        target: whether a text has one class or a label set.
         """
         weights = torch.tensor(self.weights or (1.0,) * len(logits), device=logits.device)
         weights = (weights / weights.sum())[:, None, None]
@@ -81,5 +86,5 @@ class MultiTeacher(Method):
             weights = weights / weights.sum(0)
             logits = logits.masked_fill(~has[..., None], 0.0)
         if self.average == "logits":
-            return (weights * logits.float()).sum(0).softmax(-1)
-        return (weights * logits.float().softmax(-1)).sum(0)
+            return target.probabilities((weights * logits.float()).sum(0))
+        return (weights * target.probabilities(logits.float())).sum(0)

@@ -13,7 +13,6 @@ from randout.core.lazy import torch
 from randout.models.outputs import Output
 
 from .base import Batch, Forward, Method, State, Step, is_pair
-from .functional import kl_divergence
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +44,7 @@ class NoisyDistillation(Method):
     teacher = "model"
     replaces_gold_loss = True
     losses = ("ce", "noisy-distillation")
+    label_sets = True
     variants = {  # noqa: RUF012
         "noisy-teacher": {"word_drop": 0.0, "shuffle": 0},
         "noisy-student": {"teacher_dropout": False},
@@ -91,5 +91,5 @@ class NoisyDistillation(Method):
             return {"ce": gold}
         with torch.no_grad():
             teacher = step.context.live_teacher.forward(step, batch, dropout=self.teacher_dropout)
-        divergence = kl_divergence(teacher.logits, output.logits, 1.0) / batch.step_labels.numel()
+        divergence = step.context.target.divergence(teacher.logits, output.logits, 1.0) / batch.step_labels.numel()
         return {"ce": (1 - self.weight) * gold, "noisy-distillation": self.weight * divergence}

@@ -9,7 +9,6 @@ from pydantic import Field
 from randout.models.outputs import Output
 
 from .base import Batch, Forward, Method, State, Step
-from .functional import kl_divergence
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +33,8 @@ class RDrop(Method):
     kind = "noise"
     cost = "2x"
     losses = ("ce", "r-drop")
+    weighted = True
+    label_sets = True
     replaces_gold_loss = True
     space = {"alpha": (0.5, 1.0, 5.0)}  # noqa: RUF012
 
@@ -42,6 +43,7 @@ class RDrop(Method):
     def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
         other = forward(call=1)
         one, two = output.logits, other.logits
-        divergence = (kl_divergence(one, two, 1.0) + kl_divergence(two, one, 1.0)) / 2
+        between, weights = step.context.target.divergence, batch.weights
+        divergence = (between(one, two, 1.0, weights) + between(two, one, 1.0, weights)) / 2
         gold = (step.gold_loss(output, batch) + step.gold_loss(other, batch)) / 2
         return {"ce": gold, "r-drop": self.alpha * divergence / batch.step_labels.numel()}

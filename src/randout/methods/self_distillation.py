@@ -39,6 +39,7 @@ class SelfDistillation(Method):
     kind = "distillation"
     cost = "1.33x"
     losses = ("self-distillation",)
+    label_sets = True
     variants = {"self-distillation-ema": {"average": "ema"}, "self-distillation-voted": {"form": "sdv"}}  # noqa: RUF012
     space = {"window": (1, 3, 5)}  # noqa: RUF012
     spaces = {"self-distillation-ema": {"decay": (0.99, 0.995, 0.999)}}  # noqa: RUF012

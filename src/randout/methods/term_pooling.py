@@ -41,6 +41,7 @@ class TermPooling(TermMethod):
     source = "after Naseem et al. 2022, 10.1145/3485447.3512129"
     kind = "gold"
     losses = ("term-pooling",)
+    no_label_sets = "its own classifier is a softmax over the classes"
     space = {"weight": (0.3, 1.0)}  # noqa: RUF012
 
     weight: Annotated[float, Field(ge=0, description="factor of this loss")] = 1.0

@@ -42,6 +42,7 @@ class TermSpans(TermMethod):
     source = "after Naseem et al. 2022, 10.1145/3485447.3512129"
     kind = "gold"
     losses = ("term-spans",)
+    label_sets = True
     space = {"weight": (0.1, 0.3, 1.0)}  # noqa: RUF012
 
     weight: Annotated[float, Field(ge=0, description="factor of this loss")] = 0.3

@@ -40,6 +40,7 @@ class WeiDC(Method):
     kind = "distillation"
     cost = "1.33x"
     losses = ("ce", "weidc")
+    no_label_sets = "its weights say whether teacher and student are right on a text, which a label set can be in part"
     replaces_gold_loss = True
     space = {"weighting": ("1", "2", "3", "4"), "alpha": (0.1, 0.3, 0.5)}  # noqa: RUF012
 

@@ -29,12 +29,20 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.gguf", "*.onnx")
 ADAPTER = "adapter_config.json"
 EXPORT = "export.json"  # of a folder that `randout export` wrote
+BASELINE = "classifier.json"  # of a bag-of-words or neural baseline
+TRUNCATION = "truncation.json"  # of a model without its run that does not truncate texts by their head
 LFS = b"version https://git-lfs.github.com/spec/"
 
 
 def is_pooled(folder: Path) -> bool:
     """Whether a folder holds a classifier on mean-pooled token states (`mean_pooling`)."""
     return all((folder / part).is_dir() for part in (ENCODER, POOLING, CLASSIFIER))
+
+
+def is_export(folder: Path) -> bool:
+    """Whether a folder is an export alone: one with the model that it was made from counts as the model."""
+    models = (WEIGHTS, INDEX, BASELINE, f"{ENCODER}/{WEIGHTS}", f"{ENCODER}/{INDEX}")
+    return (folder / EXPORT).is_file() and not any((folder / model).exists() for model in models)
 
 
 def is_known_encoder(kind: Any) -> bool:
@@ -223,12 +231,6 @@ def check_labels(name: str, id2label: Mapping[int, str], label2id: Mapping[str, 
         raise UserError(
             f"{name}: this model has {what}: it predicts a number (regression, reranking, similarity), not a class. "
             "A classifier with at least two classes is needed"
-        )
-    if problem == "multi_label_classification":
-        raise UserError(
-            f"{name}: its config.json says problem_type multi_label_classification: a text may have several labels or "
-            "none, but randout gives every text exactly one. If it was trained with one label per text, remove "
-            "problem_type there"
         )
     if sorted(id2label) != list(range(len(names))):
         raise UserError(f"{name}: the keys of id2label in its config.json are not 0 to {len(names) - 1}; correct them")

@@ -26,6 +26,7 @@ from .encoder import Encoder, prepare, special_tokens
 from .folder_checks import FAMILIES, check_labels, check_vocabulary
 from .heads import is_linear, keep_layers, put_linear_head, stock_state_dict
 from .hooks import HookPoints
+from .label_thresholds import set_kind, set_thresholds
 from .mean_pooling import SETTING, MeanPooledClassifier, Pooling, read_classifier, set_stock_pooling, stock_pooling
 from .mean_pooling import save as save_pooled
 from .sources import ALIASES, DEFAULT_STUDENT, Source, find, load_tokenizer, local_encoders
@@ -48,6 +49,7 @@ def load(
     attention_dropout: float | None = None,
     pack: bool = True,
     precision: str = "float32",
+    multi_label: bool = False,
 ) -> Encoder:
     """Load a classifier, ready to train or run, in float32 on the CPU.
 
@@ -56,7 +58,8 @@ def load(
     the family's head on the mean of the last states if its stock class has one (`has_stock_mean`), otherwise a linear
     head on the mean, whatever `head` says. layers: blocks to keep, in order (0 is the first). dropout,
     attention_dropout: replace the model's rates. pack: use packed batches if the model supports them. precision: dtype of
-    the weights of a decoder classifier, which gives logits only (`_decoder`). Raises UserError for what this model does
+    the weights of a decoder classifier, which gives logits only (`_decoder`). multi_label: whether the new head is for label
+    sets, which the configuration then says. Raises UserError for what this model does
     not support.
     """
     from transformers import logging as library_logging
@@ -71,6 +74,8 @@ def load(
     def one(packed: bool) -> Encoder:
         try:
             model, fresh = _weights(source, id2label, seed, rates, ATTENTION if packed else None, pooling, head)
+            if id2label is not None:
+                set_kind(model.config, multi_label)
         except UserError:
             raise
         except Exception as error:
@@ -125,7 +130,6 @@ def _weights(
     else:
         if stock:
             set_stock_pooling(config, pooling)
-        config.problem_type = None  # left from earlier training; a pipeline might apply a sigmoid
     for name, rate in rates.items():
         if rate is not None and hasattr(config, name):
             setattr(config, name, rate)
@@ -277,10 +281,11 @@ def _with_new_head(model: Any, labels: dict[str, Any], seed: int) -> Any:
     return fresh
 
 
-def save(encoder: Encoder, folder: Path, max_length: int, card: str) -> None:
+def save(encoder: Encoder, folder: Path, max_length: int, card: str, thresholds: Sequence[float] | None = None) -> None:
     """Write a standard Hugging Face folder (weights, configuration, tokenizer, README.md), completely or not at all.
 
-    max_length: number of tokens at which `pipeline(..., truncation=True)` truncates. card: text of README.md. A linear
+    max_length: number of tokens at which `pipeline(..., truncation=True)` truncates. card: text of README.md. thresholds:
+    of the labels of a multi-label classifier. A linear
     head is folded into its stock class. A mean-pooled classifier without a stock class becomes a sentence-transformers
     folder (`mean_pooling`).
     """
@@ -292,6 +297,7 @@ def save(encoder: Encoder, folder: Path, max_length: int, card: str) -> None:
         stock.load_state_dict(stock_state_dict(model), assign=True)
         model = stock
     model.config.architectures = [type(model).__name__]
+    set_thresholds(model.config, thresholds)
     with whole_folder(folder) as new:
         kept = tokenizer.model_max_length
         try:

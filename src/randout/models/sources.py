@@ -22,9 +22,10 @@ from randout.core.errors import UserError, closest, did_you_mean
 from randout.core.files import shell_path
 from randout.data.named_datasets import cache_folder
 from randout.storage.run_folder import RunFolder, closest_runs
-from randout.storage.seen_rows import FILE as SEEN_ROWS
 
 from . import folder_checks
+from .hub_access import explained
+from .hub_snapshots import PARTS, POOLED_PARTS, cached, has_vocabulary, is_whole, snapshot, split_revision
 
 ALIASES = {  # the encoders of the paper (Tables 1 and 4)
     "data2vec": "facebook/data2vec-text-base",
@@ -36,17 +37,6 @@ ALIASES = {  # the encoders of the paper (Tables 1 and 4)
 }
 DEFAULT_STUDENT = "sentence-transformers/all-MiniLM-L6-v2"  # small, on the hub, safetensors
 CLASSIFIER_NAMES = ("svm", "rf", "mnb-count", "mnb-tfidf", "cnn", "lstm")  # of `baselines`: students without a folder
-PARTS = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "special_tokens_map.json", "vocab*"]
-PARTS += ["merges.txt", "*.model", "added_tokens.json"]
-POOLED_PARTS = [
-    "modules.json",
-    f"{folder_checks.POOLING}/*.json",
-    f"{folder_checks.CLASSIFIER}/*",
-]  # of sentence-transformers
-CHAT_PARTS = ["chat_template*", "decision.json", "decision_template.jinja"]  # of chat models and decision models
-HUB_PARTS = [*PARTS, *POOLED_PARTS, *CHAT_PARTS, SEEN_ROWS]
-VOCABULARY = ["tokenizer.json", "vocab*", "*.model"]  # without one of these, transformers makes an empty tokenizer
-TIMEOUT = 10  # seconds to wait for the hub
 FileState = tuple[str, int, int, int]  # path, size in bytes, times of modification and of status change in ns
 SHORT_TIMEOUT = 3  # seconds to wait where the answer is optional
 
@@ -139,9 +129,10 @@ def _sha256(part: FileState) -> bytes:
 def find(name: str, revision: str = "", also: Iterable[str] = (), decoders: bool = False) -> Source:
     """Find a model by local folder, run folder, alias of the paper, label of a local encoder, or hub name.
 
-    also: further names to suggest for a misspelt one. decoders: whether a decoder with a classification head will do, as a
-    teacher or to predict. Raises UserError if there is no such model (with the closest names), if several models have the
-    label, or if the folder has no config.json or no safetensors.
+    A name on the hub may have a revision, as `OWNER/NAME@REVISION`. also: further names to suggest for a misspelt one.
+    decoders: whether a decoder with a classification head will do, as a teacher or to predict. Raises UserError if there is
+    no such model (with the closest names), if several models have the label, or if the folder has no config.json or no
+    safetensors; HubUnreachable if it is not in the hub's cache and the hub cannot be reached.
     """
     source = locate(name, revision, also)
     return _checked(source, decoders)
@@ -156,7 +147,7 @@ def find_causal_lm(name: str, revision: str = "") -> Source:
     folder_checks.check_contents(name, source.folder, PARTS)
     folder_checks.check_causal_lm(name, source.config, source.is_classifier)
     folder_checks.check_weights(name, source.folder)
-    if not _has_vocabulary(source.folder):
+    if not has_vocabulary(source.folder):
         raise _no_tokenizer(name)
     return source
 
@@ -170,13 +161,14 @@ def locate(name: str, revision: str = "", also: Iterable[str] = ()) -> Source:
             RunFolder(path).check_finished()
             raise UserError(f"{name}: the model of this run is missing. Train it again, or copy the folder again")
         return Source(name, inner.resolve())
-    repository = ALIASES.get(name, name)
+    named, revision = split_revision(name, revision)
+    repository = ALIASES.get(named, named)
     if repository == name and "/" not in name and not revision and (labelled := _by_label(name)):
         return labelled
     near = did_you_mean(_closest(name, also))
     if repository.startswith((".", "/", "~")) or repository.count("/") > 1 or _is_misspelt_path(path, near):
         raise UserError(f"{name}: no such folder.{near}")
-    folder, commit = _from_hub(repository, revision, name, near)
+    folder, commit = snapshot(repository, revision, name, near, _suggestion)
     return Source(repository, folder, commit)
 
 
@@ -188,7 +180,7 @@ def _is_misspelt_path(path: Path, near: str) -> bool:
 def check_there(name: str) -> None:
     """Raise UserError if `name` is not a classifier (fine-tuned encoder, baseline, export); its weights are not read."""
     source = locate(name)
-    if any((source.folder / record).exists() for record in ("classifier.json", folder_checks.EXPORT)):
+    if (source.folder / folder_checks.BASELINE).exists() or folder_checks.is_export(source.folder):
         return
     if _checked(source, decoders=True).config.get("architectures") and not source.is_classifier:
         raise UserError(
@@ -206,20 +198,21 @@ def check_known(name: str, also: Iterable[str] = ()) -> str:
     if name == "auto" or name in ALIASES or path.exists() or ("/" not in name and _by_label(name)):
         return ""
     near = did_you_mean(_closest(name, also))
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or _is_misspelt_path(path, near):
+    repository, revision = split_revision(name)
+    if name.startswith((".", "/", "~")) or repository.count("/") > 1 or _is_misspelt_path(path, near):
         raise UserError(f"{name}: no such folder.{near}")
     import huggingface_hub as hub
     import huggingface_hub.errors
     import huggingface_hub.utils
 
     try:
-        hub.utils.validate_repo_id(name)
-        if not _cached(name, ""):
-            hub.HfApi().model_info(name, timeout=SHORT_TIMEOUT)
+        hub.utils.validate_repo_id(repository)
+        if not cached(repository, revision):
+            hub.HfApi().model_info(repository, revision=revision or None, timeout=SHORT_TIMEOUT)
     except hub.errors.HFValidationError:
         raise UserError(f"{name}: neither a folder nor a valid model name on the hub.{near}") from None
-    except hub.errors.RepositoryNotFoundError:
-        raise UserError(f"{name}: no such folder, and no such model on the hub.{near}") from None
+    except (hub.errors.RepositoryNotFoundError, hub.errors.RevisionNotFoundError) as error:
+        raise explained(error, name, revision, near) from None
     except Exception as error:  # no network, offline mode, no answer
         return f"{name}: not found locally, and the model hub cannot be reached ({type(error).__name__}).{near}"
     return ""
@@ -246,7 +239,7 @@ def _by_label(label: str) -> Source | None:
         names = ", ".join(sorted(source.name for source in named))
         raise UserError(f"{label}: {len(named)} local models have this name; use the full name, one of {names}")
     if len(named) > 1:  # commits of one repository of the hub
-        folder, commit = _from_hub(named[0].name, "", label)
+        folder, commit = snapshot(named[0].name, "", label, suggestion=_suggestion)
         return Source(named[0].name, folder, commit)
     return named[0] if named else None
 
@@ -262,12 +255,12 @@ def _as_source(folder: Path) -> Source:
 def _checked(source: Source, decoders: bool = False) -> Source:
     if not source.folder.is_dir():
         raise UserError(f"{source.name}: this is a file; a model is a folder with config.json and model.safetensors")
-    if (source.folder / "classifier.json").exists():
+    if (source.folder / folder_checks.BASELINE).exists():
         raise UserError(
             f"{source.name}: this is a baseline classifier (svm, cnn, ...), but an encoder is needed here; baselines "
             "can predict and be evaluated, but cannot be a teacher or the start of a training"
         )
-    if (source.folder / folder_checks.EXPORT).exists():
+    if folder_checks.is_export(source.folder):
         raise UserError(
             f"{source.name}: this is an export, which can predict and be evaluated, but cannot be a teacher or the start of "
             "a training; name the run that it was made from"
@@ -280,7 +273,7 @@ def _checked(source: Source, decoders: bool = False) -> Source:
     else:
         folder_checks.check_family(source.name, source.config)
     folder_checks.check_weights(source.name, folder)
-    if not _has_vocabulary(folder):
+    if not has_vocabulary(folder):
         raise _no_tokenizer(source.name)
     return source
 
@@ -301,93 +294,6 @@ def load_tokenizer(source: Source) -> Any:
     except Exception as error:
         text = " ".join(str(error).split())[:300]
         raise UserError(f"{source.name}: transformers cannot load its tokenizer: {text}") from None
-
-
-def _has_vocabulary(folder: Path) -> bool:
-    return any(path.is_file() for pattern in VOCABULARY for path in folder.glob(pattern))
-
-
-def _from_hub(repository: str, revision: str, asked: str, near: str = "") -> tuple[Path, str]:
-    """Download (or find in the hub's cache) the safetensors snapshot of a repository; returns its folder and commit.
-
-    asked: the name that the user gave. near: suggestion for the error message.
-    """
-    import huggingface_hub as hub
-    import huggingface_hub.errors
-    import huggingface_hub.utils
-
-    try:
-        hub.utils.validate_repo_id(repository)
-    except hub.errors.HFValidationError:
-        raise UserError(f"{asked}: neither a folder nor a valid model name on the hub.{near}") from None
-    if folder := _cached(repository, revision):  # needs no network
-        return folder, folder.name
-    if hub.is_offline_mode() or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        raise UserError(
-            f"{asked}: no such folder, not in the hub's cache, and HF_HUB_OFFLINE is set.{near} {_suggestion()}"
-        )
-    try:
-        commit = safetensors_commit(hub.HfApi(), repository, revision)
-        folder = Path(
-            hub.snapshot_download(repository, revision=commit, allow_patterns=HUB_PARTS, etag_timeout=TIMEOUT)
-        )
-    except hub.errors.GatedRepoError:
-        raise UserError(
-            f"{asked}: access to this model is restricted; accept its terms on the hub, then run `hf auth login`"
-        ) from None
-    except hub.errors.RepositoryNotFoundError:
-        raise UserError(f"{asked}: no such folder, and no such model on the hub.{near}") from None
-    except hub.errors.RevisionNotFoundError:
-        raise UserError(f"{asked}: the hub has this model, but not its revision {revision!r}") from None
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(
-            f"{asked}: no such folder, and the model hub cannot be reached ({type(error).__name__}).{near} {_suggestion()}"
-        ) from None
-    return folder, folder.name
-
-
-def _cached(repository: str, revision: str) -> Path | None:
-    """Find a snapshot in the hub's cache: of `revision`, or else of the main branch, or else the latest download."""
-    import huggingface_hub as hub
-    import huggingface_hub.constants
-
-    try:
-        folder = Path(hub.snapshot_download(repository, revision=revision or None, local_files_only=True))
-        if _is_whole(folder):
-            return folder
-    except Exception:  # not in the cache
-        pass
-    if revision:
-        return None
-    home = Path(hub.constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
-    whole = [folder for folder in home.glob("snapshots/*") if _is_whole(folder)]
-    return max(whole, key=lambda folder: (folder.stat().st_mtime, folder.name), default=None)
-
-
-def _is_whole(folder: Path) -> bool:
-    weights = (folder / "model.safetensors").exists() or (folder / "model.safetensors.index.json").exists()
-    return weights and (folder / "config.json").exists() and _has_vocabulary(folder)
-
-
-def safetensors_commit(api: Any, repository: str, revision: str = "") -> str:
-    """Choose the commit to pin: the requested revision, or else the head of the main branch, or if that has no
-    safetensors, the pull request that adds them.
-    """
-    info = api.model_info(repository, revision=revision or None, timeout=TIMEOUT)
-    if revision or _has_safetensors(info):
-        return info.sha
-    for reference in api.list_repo_refs(repository, include_pull_requests=True).pull_requests or []:
-        if _has_safetensors(api.model_info(repository, revision=reference.target_commit, timeout=TIMEOUT)):
-            return reference.target_commit
-    raise UserError(
-        f"{repository}: the hub has no safetensors of this model, neither on its main branch nor in a pull request"
-    )
-
-
-def _has_safetensors(info: Any) -> bool:
-    return any(file.rfilename.endswith(".safetensors") for file in info.siblings or [])
 
 
 def check_default_student() -> None:
@@ -418,7 +324,7 @@ def _cached_folders() -> list[Path]:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     folders = [*cache_folder().glob("models/*"), *Path(HF_HUB_CACHE).glob("models--*/snapshots/*")]
-    return [folder for folder in folders if _is_whole(folder)]
+    return [folder for folder in folders if is_whole(folder)]
 
 
 def _is_encoder(folder: Path) -> bool:

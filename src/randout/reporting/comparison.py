@@ -79,17 +79,19 @@ def aligned_predictions(model: Model, first: Model, split: str) -> Predictions |
     if len(place) != len(order) or not np.array_equal(mine.labels[order], other.labels):
         return None
     texts = [mine.texts[at] for at in order] if mine.texts is not None else other.texts
-    return replace(other, logits=mine.logits[order], texts=texts)
+    return replace(other, logits=mine.logits[order], texts=texts, thresholds=mine.thresholds)
 
 
 def _compare_with_baseline(subject: Subject, same: dict[str, Predictions]) -> list[ResultRow]:
     """Compare every model with the baseline, as `randout compare` does for runs of one seed. Raises UserError, Failure."""
     first = same[subject.baseline]
     shape = len(first.labels), first.logits.shape[1]
-    predicted = {name: checked_logits(rows.logits, *shape).argmax(-1)[None] for name, rows in same.items()}
+    for rows in same.values():
+        checked_logits(rows.logits, *shape)
+    predicted = {name: rows.predicted[None] for name, rows in same.items()}
     arguments = (predicted, first.labels, first.groups, subject.baseline, len(first.names), subject.metric)
-    rows = compare_methods(*arguments, margin=MARGIN)
-    narrow = [replace(row, simultaneous=None) for row in rows]  # with that column the table is wider than the page
+    found = compare_methods(*arguments, margin=MARGIN)
+    narrow = [replace(row, simultaneous=None) for row in found]  # with that column the table is wider than the page
     return [ResultRow.model_validate(asdict(row)) for row in narrow]
 
 

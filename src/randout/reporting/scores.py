@@ -8,7 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from randout.core.label_sets import names_of, shown
+from randout.stats.label_set_scores import set_probability
 from randout.stats.metrics import LOWER_IS_BETTER, class_rates, top_label
+from randout.stats.targets import probabilities, target_of
+from randout.storage.metrics_record import Scores
 from randout.storage.predictions import Predictions
 
 from .comparison import aligned_predictions
@@ -46,6 +50,8 @@ def overview(subject: Subject) -> Table:
     names = ["accuracy", "balanced_accuracy", "macro_precision", "macro_recall", "macro_f1", "weighted_f1"]
     names += ["log_loss", "expected_calibration_error", "majority_baseline"]
     arms = subject.scored()
+    if _has_sets(arms, subject):
+        names = ["sample_f1", "micro_f1", *names, "label_accuracy"]
     columns = [Column("model"), *(Column(metric_title(name), metric_kind(name)) for name in names)]
     rows = []
     for arm in arms:
@@ -58,6 +64,19 @@ def overview(subject: Subject) -> Table:
         for text, count in told.items():
             note += f" {arm.name}{f' ({count} of {of} units)' if of > 1 else ''}: {text}."
     return Table("metrics", "All metrics", tuple(columns), tuple(rows), note)
+
+
+def _has_sets(arms: Sequence[Arm], subject: Subject) -> bool:
+    """Whether a row may have several labels."""
+    return any(subject.scores(model).multi_label for arm in arms for model in arm.models)
+
+
+def _class_rates(scores: Scores) -> dict[str, np.ndarray]:
+    """Precision, recall, f1 and support of each class, (C,) each."""
+    if not scores.multi_label:
+        return class_rates(np.asarray(scores.confusion_matrix))
+    each = list(scores.per_class.values())
+    return {key: np.array([getattr(one, key) for one in each]) for key in ("precision", "recall", "f1", "support")}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -79,7 +98,7 @@ def per_class(subject: Subject) -> Section | None:
     columns += (Column("F1 %", "percent"), Column("rows", "count"))
     rates = {}
     for arm in arms:
-        each = [class_rates(np.asarray(subject.scores(m).confusion_matrix)) for m in arm.models]
+        each = [_class_rates(subject.scores(m)) for m in arm.models]
         rates[arm.name] = {key: np.mean([one[key] for one in each], axis=0) for key in ("precision", "recall", "f1")}
         rates[arm.name]["rows"] = np.sum([one["support"] for one in each], axis=0)
     rows = [
@@ -96,7 +115,7 @@ def per_class(subject: Subject) -> Section | None:
 def confusion(subject: Subject) -> Section | None:
     """The confusion matrix of each arm, each row divided by its sum (the paper's Figure 2)."""
     arms = subject.scored()
-    if not arms:
+    if not arms or _has_sets(arms, subject):
         return None
     names = _labels(subject)
     columns: tuple[Column, ...] = (
@@ -220,6 +239,8 @@ def _listed(names: Iterable[str]) -> str:
 def calibration(subject: Subject) -> Section | None:
     """Confidence against accuracy in 15 bins (Guo et al. 2017), pooled over units, with each arm's calibration error."""
     rows, errors = [], []
+    if _has_sets(subject.scored(), subject):
+        return None
     for arm in subject.scored():
         found = [p for m in arm.models if (p := m.predictions(subject.split)) is not None and len(p.rows)]
         if not found:
@@ -304,8 +325,8 @@ def disagreement(subject: Subject, texts: bool) -> Section | None:
     parts: list[Any] = []
     rows, listed = [], []
     for arm, pairs in _pairs(subject):
-        base = [(p.logits.argmax(-1), p.labels) for _, p, _ in pairs]
-        mine = [p.logits.argmax(-1) for _, _, p in pairs]
+        base = [(p.predicted, p.labels) for _, p, _ in pairs]
+        mine = [p.predicted for _, _, p in pairs]
         sums = np.sum(
             [_agreement_counts(b, m, labels) for (b, labels), m in zip(base, mine, strict=True)], axis=0
         ).tolist()
@@ -323,18 +344,34 @@ def disagreement(subject: Subject, texts: bool) -> Section | None:
 
 def _agreement_counts(base: np.ndarray, mine: np.ndarray, labels: np.ndarray) -> list[int]:
     """Count rows: both right, only the baseline, only the other, both wrong with the same or different predictions."""
-    first, second = base == labels, mine == labels
+    target = target_of(labels, labels.shape[-1])
+    first, second, differ = target.right(labels, base), target.right(labels, mine), target.differs(base, mine)
     wrong = ~first & ~second
-    found = (first & second, first & ~second, ~first & second, wrong & (base == mine), wrong & (base != mine))
+    found = (first & second, first & ~second, ~first & second, wrong & ~differ, wrong & differ)
     return [int(np.count_nonzero(one)) for one in found]
+
+
+def _confidence_of(found: Predictions) -> np.ndarray:
+    """Probability of the predicted class or label set, (n,)."""
+    if found.thresholds is None:
+        return top_label(found.logits)
+    likely = probabilities(found.logits, found.thresholds)
+    return set_probability(likely, found.predicted[:, : likely.shape[1]])
+
+
+def _shown(labels: np.ndarray, names: Sequence[str]) -> list[str]:
+    """Name of the class or label set of each row."""
+    return [names[at] for at in labels] if labels.ndim == 1 else [shown(one) for one in names_of(labels, names)]
 
 
 def examples(subject: Subject, arm: Arm, pair: tuple[Model, Predictions, Predictions], texts: bool) -> Table:
     """Rows of one unit on which the two models predict different classes, at most `EXAMPLES`."""
     model, base, mine = pair
-    one, other = base.logits.argmax(-1), mine.logits.argmax(-1)
-    sure = [top_label(p.logits) for p in (base, mine)]
-    differ = np.flatnonzero(one != other)
+    one, other, target = base.predicted, mine.predicted, target_of(base.labels, len(base.names))
+    sure = [_confidence_of(p) for p in (base, mine)]
+    right_by = [target.right(base.labels, made) for made in (one, other)]
+    true, made, theirs = (_shown(each, base.names) for each in (base.labels, one, other))
+    differ = np.flatnonzero(target.differs(one, other))
     differ = differ[np.argsort(-(sure[0] + sure[1])[differ], kind="stable")]
     kept = mine.texts if texts else None
     columns: tuple[Column, ...] = (
@@ -347,10 +384,9 @@ def examples(subject: Subject, arm: Arm, pair: tuple[Model, Predictions, Predict
     columns += (Column("text"),) if kept is not None else ()
     rows = []
     for at in differ[:EXAMPLES].tolist():
-        true = base.labels[at]
-        right = subject.baseline if one[at] == true else arm.name if other[at] == true else "neither"
-        cells = [base.rows[at], base.names[true], base.names[one[at]], float(sure[0][at])]
-        cells += [base.names[other[at]], float(sure[1][at]), right]
+        right = subject.baseline if right_by[0][at] else arm.name if right_by[1][at] else "neither"
+        cells = [base.rows[at], true[at], made[at], float(sure[0][at])]
+        cells += [theirs[at], float(sure[1][at]), right]
         rows.append((*cells, *([str(kept[at])] if kept is not None else [])))
     shown = f"{len(rows)} of {len(differ)} rows" if len(differ) > len(rows) else f"All {len(rows)} rows"
     where = f" of {model.unit}" if model.unit else ""

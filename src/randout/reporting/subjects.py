@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from randout.core.errors import UserError
-from randout.stats.metrics import COUNTED
+from randout.stats.metrics import COUNTED, OF_SETS
 from randout.storage.metrics_record import History, Leaks, Metrics, Scores
 from randout.storage.predictions import Predictions, read_predictions
 from randout.storage.run_folder import RunFolder
@@ -188,7 +188,7 @@ def _learns_from_labels(identity: Identity) -> bool:
 def selection_metric(records: Iterable[RunRecord]) -> str:
     """Metric by which runs are compared: the one they were all selected by if it has intervals, else accuracy."""
     chosen = {record.identity.train.metric for record in records}
-    return next((metric for metric in COUNTED if chosen == {metric}), "accuracy")
+    return next((metric for metric in (*COUNTED, *OF_SETS) if chosen == {metric}), "accuracy")
 
 
 def data_of(subject: Subject) -> tuple[str, str]:

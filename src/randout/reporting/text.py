@@ -12,15 +12,19 @@ from rich.cells import cell_len, set_cell_size
 from randout.core.text_tables import table_lines, without_middle
 from randout.core.wording import plural, unseen_words, verb
 from randout.stats import diagnostics
+from randout.stats.abstention import CoveragePoint, Threshold
 from randout.stats.metrics import label_names
 from randout.stats.paired import Comparison
 from randout.stats.verdicts import FOLDS, MethodRow
-from randout.storage.metrics_record import Leaks, Scores
+from randout.storage.abstention_record import Abstention
+from randout.storage.metrics_record import AbstentionScores, Leaks, Scores
 from randout.storage.run_record import RunRecord, StudentChoice
 from randout.storage.seen_rows import in_words
 
 HEADLINE = {
+    "sample_f1": "sample F1",
     "accuracy": "accuracy",
+    "micro_f1": "micro F1",
     "balanced_accuracy": "balanced accuracy",
     "macro_precision": "macro precision",
     "macro_recall": "macro recall",
@@ -28,12 +32,19 @@ HEADLINE = {
     "weighted_f1": "weighted F1",
     "expected_calibration_error": "calibration error",
 }
+ABOUT_SETS = {  # what metrics of label sets mean
+    "sample_f1": "  (mean F1 over rows)",
+    "accuracy": "  (exact match: the whole set is right)",
+    "micro_f1": "  (of all decisions together)",
+    "balanced_accuracy": "  (mean over labels)",
+}
 CALIBRATION = "expected_calibration_error"
 NAME_WIDTH = 28  # most columns of a label in a text table
 MODEL_WIDTH = 44  # least columns of a shortened name of a run or an arm
 CUT = ".."  # marks the cut in a shortened name
 MATRIX_WIDTH = 92  # approximate width of a confusion matrix in columns
 MATRIX_CLASSES = 12  # more classes than this: list the most common confusions instead of the matrix
+COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.25)  # of a short table of a risk-coverage curve
 ENCODER, BAG_OF_WORDS = "encoder", "bag-of-words"  # keys of a recorded choice in `run.json`
 
 
@@ -90,7 +101,6 @@ def score_lines(scores: Scores, id2label: Mapping[Any, str], split: str = "") ->
     Values in percent with two decimals, intervals with one; log loss in nats.
     """
     names = [*label_names(id2label), *scores.unseen]
-    counts = np.asarray(scores.confusion_matrix)
     groups = ""
     if scores.groups is not None and scores.groups != scores.rows:
         groups = f" in {plural(scores.groups, 'group')} (copies and rows of the same group count as one)"
@@ -103,14 +113,18 @@ def score_lines(scores: Scores, id2label: Mapping[Any, str], split: str = "") ->
         lines.append(f"{unseen_words(scores.unseen, 'these')}; log loss is computed on the other rows")
     without_rows = _classes_without_rows(scores, names, split)
     for metric, title in HEADLINE.items():
+        if scores.value(metric) is None:  # of the other kind of target
+            continue
         between = " [no interval]" if metric in scores.no_interval else _brackets(scores.interval(metric))
         about = "  (mean distance between confidence and accuracy)" * (metric == CALIBRATION)
         about += without_rows * metric.startswith("macro_")
+        about += ABOUT_SETS.get(metric, "") * scores.multi_label
         lines.append(f"{title:<{wide}}  {_percent(scores.value(metric)):>6} %{between}{about}")
-    about = f"(lower is better; {math.log(len(id2label)):.4f} for equal probabilities)"  # of the model's outputs
+    about = f"(lower is better; {_unsure_loss(scores, len(id2label)):.4f} for equal probabilities)"  # of the model's outputs
     lines.append(f"{'log loss':<{wide}}  {scores.log_loss:>6.4f}    {about}")
     always = f"%  (accuracy of always predicting {shortened(scores.majority_label)!r})"
-    lines.append(f"{'majority class':<{wide}}  {_percent(scores.majority_baseline):>6} {always}")
+    which = "majority set" if scores.multi_label else "majority class"
+    lines.append(f"{which:<{wide}}  {_percent(scores.majority_baseline):>6} {always}")
     if baseline:
         size = f"{plural(baseline.train_rows, 'training row')}{', sampled' if baseline.sampled else ''}"
         metric = baseline.metric
@@ -122,9 +136,29 @@ def score_lines(scores: Scores, id2label: Mapping[Any, str], split: str = "") ->
     rows = []
     for name, shown in zip(names, distinct_names(names, NAME_WIDTH), strict=True):
         each = scores.per_class[name]
-        rows.append([shown, *map(_percent, (each.precision, each.recall, each.f1)), f"{each.support:,}"])
-    lines += ["", *table_lines(["label", "precision", "recall", "F1", "rows"], rows)]
-    return [*lines, "", *_confusion_lines(counts, names)]
+        limit = [f"{scores.thresholds[name]:.2f}" if name in scores.thresholds else ""] * scores.multi_label
+        rows.append([shown, *map(_percent, (each.precision, each.recall, each.f1)), f"{each.support:,}", *limit])
+    lines += [
+        "",
+        *table_lines(["label", "precision", "recall", "F1", "rows", *["threshold"] * scores.multi_label], rows),
+    ]
+    if scores.multi_label:
+        return [*lines, *_set_lines(scores, split)]
+    return [*lines, "", *_confusion_lines(np.asarray(scores.confusion_matrix), names)]
+
+
+def _unsure_loss(scores: Scores, outputs: int) -> float:
+    """Return the log loss of equal probabilities: of all classes or, of label sets, of yes and no for each label."""
+    return math.log(2 if scores.multi_label else outputs)
+
+
+def _set_lines(scores: Scores, split: str) -> list[str]:
+    """Say how many labels rows have, and where the thresholds come from."""
+    counts = scores.labels_per_row
+    lines = [f"labels per row: {counts['true']:.2f} true, {counts['predicted']:.2f} predicted"]
+    if split == "validation":
+        lines.append("the thresholds were chosen on these rows for F1, so these scores are optimistic")
+    return lines
 
 
 def _classes_without_rows(scores: Scores, names: Sequence[str], split: str) -> str:
@@ -148,7 +182,7 @@ def remarks(scores: Scores, outputs: int) -> list[str]:
         points = f"{100 * (baseline.value(baseline.metric) - scores.value(baseline.metric)):.1f}"
         below = "not above" if points == "0.0" else f"{points} points below"
         found.append(f"{HEADLINE[baseline.metric]} is {below} the {baseline.name} ({value}), which costs seconds")
-    if outputs > 1 and scores.log_loss > math.log(outputs):
+    if outputs > 1 and scores.log_loss > _unsure_loss(scores, outputs):
         found.append("log loss is worse than that of equal probabilities: use the labels, not the probabilities")
     return found
 
@@ -315,3 +349,51 @@ def _method_lines(rows: Sequence[MethodRow], leaks: Mapping[str, Leaks], shown: 
 def _padded(lines: list[str]) -> list[str]:
     wide = max(map(cell_len, lines))
     return [line + " " * (wide - cell_len(line)) for line in lines]
+
+
+def threshold_words(threshold: Threshold, record: Abstention) -> tuple[str, str]:
+    """Return what is said of a chosen threshold, and a warning if a target accuracy is not assured; else "".
+
+    record: of the model's validation rows.
+    """
+    point, target = threshold.point, threshold.target
+    calibrated = f"temperature {record.temperature:.2f}" if record.fitted else "not calibrated, too few rows are wrong"
+    if point is None:
+        return f"abstain     below a confidence of {threshold.confidence:.3f} ({calibrated}): all validation rows", ""
+    interval = f"95 % interval {point.low:.1%} to {point.high:.1%}"
+    rows = plural(record.rows, "validation row")
+    words = (
+        f"abstain     below a confidence of {threshold.confidence:.3f} ({calibrated}): of {rows}, "
+        f"{point.coverage:.0%} get a label, {point.accuracy:.1%} of these correctly ({interval})"
+    )
+    if threshold.assured:
+        return words, ""
+    needed = threshold.rows_needed
+    todo = f"; about {needed:,} validation rows would do" if needed else ""
+    return words, (
+        f"{target} is not assured: {rows} cannot tell whether the accuracy of new labels is lower ({interval}){todo}"
+    )
+
+
+def abstention_lines(found: AbstentionScores) -> list[str]:
+    """Format the scores of a classifier that abstains: at its threshold, and at other coverages."""
+    head = f"abstaining below a confidence of {found.confidence:.3f} ({found.target})"
+    if found.accuracy is None or found.interval is None:
+        return [f"{head}: none of {plural(found.rows, 'row')} would get a label"]
+    low, high = found.interval
+    lines = [
+        f"{head}: {found.accepted:,} of {plural(found.rows, 'row')} ({found.coverage:.1%}) get a label, "
+        f"{found.accuracy:.1%} of these correctly (95 % interval {low:.1%} to {high:.1%})",
+        f"area under the risk-coverage curve {found.area:.4f} (mean error over all coverages; lower is better)",
+    ]
+    rows = [
+        [f"{p.coverage:.1%}", f"{p.confidence:.3f}", f"{p.accuracy:.1%}", f"{p.low:.1%} to {p.high:.1%}"]
+        for p in points_at(found.curve)
+    ]
+    return [*lines, *table_lines(["coverage", "confidence", "accuracy", "95 % interval"], rows, left=())]
+
+
+def points_at(points: Sequence[CoveragePoint]) -> list[CoveragePoint]:
+    """Return the points of a curve at the coverages of a short table, each once, from full coverage down."""
+    found = [next((p for p in points if p.coverage >= share), None) for share in COVERAGES]
+    return list(dict.fromkeys(p for p in found if p is not None))

@@ -190,7 +190,8 @@ def metric_kind(metric: str, signed: bool = False) -> str:
 
 def metric_name(metric: str) -> str:
     """Readable name of a metric."""
-    named = {"macro_f1": "macro F1", "weighted_f1": "weighted F1", "expected_calibration_error": "calibration error"}
+    named = {"macro_f1": "macro F1", "weighted_f1": "weighted F1", "sample_f1": "sample F1", "micro_f1": "micro F1"}
+    named |= {"expected_calibration_error": "calibration error"}
     return named.get(metric, metric.replace("_", " "))
 
 

@@ -19,8 +19,9 @@ from scipy.special import stdtr, stdtrit
 from randout.core.errors import UserError, nearest
 
 from .intervals import equal_groups, group_df
-from .metrics import COUNTED, checked_labels, compared_groups, group_codes, group_weights, patterns, rates
+from .metrics import compared_groups, group_codes, group_weights, patterns
 from .multiplicity import NORMAL
+from .targets import target_of
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def crossed_difference(
 ) -> Difference:
     """Estimate the mean of differences `(S, N)` over new seeds and new groups, with two-way random effects.
 
-    differences: right(model) - right(baseline), in {-1, 0, 1}, seed by row; groups: `(N,)`, anything hashable.
+    differences: right(model) - right(baseline), in {-1, 0, 1}, or of the values of rows, seed by row; groups: `(N,)`, hashable.
     Var(mean) = V / (S * G), V = MS_seed + max(MS_group - MS_error, 0). Satterthwaite's degrees of freedom:
     df = V^2 / (MS_seed^2 / (S - 1) + MS_group^2 / g + MS_error^2 / ((S - 1) g)), g = `intervals.group_df`, G - 1 for
     groups of one size; the last two only where MS_group > MS_error. For large G that is Hillis' df. At least 1: a small
@@ -154,23 +155,23 @@ def crossed_bootstrap(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the metric of every arm and seed `(A, S)`, and draws `(A, resamples)` of its mean over resampled seeds and groups.
 
-    labels `(N,)`, predictions `(A, S, N)`: the same seeds and groups are drawn for all arms. metric: one of
-    `metrics.COUNTED`; macro averages run over all classes, zero_division 0.
+    labels `(N,)`, predictions `(A, S, N)`, or of label sets `(N, C)` and `(A, S, N, C)` bool: the same seeds and groups are
+    drawn for all arms. metric: one of those of `targets`; macro averages run over all classes, zero_division 0.
     """
-    if metric not in COUNTED:
-        raise UserError(f"Cannot compare by {metric!r}; known are {', '.join(COUNTED)}.{nearest(metric, COUNTED)}")
-    labels = checked_labels(labels, num_labels)
+    target = target_of(labels, num_labels)
+    if metric not in target.metrics:
+        known = ", ".join(target.metrics)
+        raise UserError(f"Cannot compare by {metric!r}; known are {known}.{nearest(metric, target.metrics)}")
+    labels = target.checked(labels)
     made = np.asarray(predictions)
-    arms, seeds, rows = made.shape
-    flat = made.reshape(-1, rows)  # (A * S, N)
-    kinds = np.unique(np.concatenate([labels[None, :], flat]), axis=1, return_inverse=True)[1].reshape(-1)
-    found = patterns(kinds, group_codes(groups, rows))
-    cells = [found.counts(labels * num_labels + one, num_labels**2) for one in flat]  # (P, C * C) each
-    occurring = len(np.unique(labels))
+    arms, seeds = made.shape[:2]
+    flat = made.reshape(-1, *labels.shape)  # (A * S, N) or (A * S, N, C)
+    found = patterns(target.contents(labels, *flat), group_codes(groups, len(labels)))
+    cells = [target.totals(found, labels, one) for one in flat]  # (P, D) each
+    occurring = target.occurring(labels)
 
     def values(weights: np.ndarray) -> np.ndarray:  # (block, P) -> (A * S, block)
-        shape = (-1, num_labels, num_labels)
-        return np.stack([rates((weights @ one).reshape(shape), occurring)[metric] for one in cells])
+        return np.stack([target.rates(weights @ one, occurring)[metric] for one in cells])
 
     drawn = np.concatenate([values(block) for block in group_weights(found, resamples, seed)], axis=1)
     picks = np.random.default_rng([seed, 1]).multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples)

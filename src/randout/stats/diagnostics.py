@@ -15,9 +15,20 @@ from scipy.optimize import linear_sum_assignment
 from scipy.special import bdtr
 
 from randout.core.errors import UserError
+from randout.core.label_sets import names_of, shown
 from randout.core.wording import plural, unseen_words
 
-from .metrics import COUNTED, LOWER_IS_BETTER, better, binned_error, calibration_error, confusion, rates, top_label
+from .metrics import (
+    COUNTED,
+    LOWER_IS_BETTER,
+    OF_SETS,
+    better,
+    binned_error,
+    calibration_error,
+    confusion,
+    rates,
+    top_label,
+)
 from .paired import Paired, paired_difference
 
 ONE_CLASS = 0.95  # a model that predicts one class for this share of rows is examined
@@ -32,6 +43,8 @@ RESAMPLES = 2000
 SIMULATIONS = 400  # number of simulations of a calibrated model
 MISCALIBRATED = 0.15  # expected calibration error above which probabilities are misleading
 LEVEL = 0.025  # one-sided: the upper end of an exact 95 % interval
+
+Majority = int | np.ndarray  # the largest class, or the most common label set (C,) bool
 
 KINDS = {  # kind -> title in a report
     "one-class": "Predicts one class only",
@@ -69,7 +82,7 @@ def messages(warnings: Sequence[HasMessage], name: str = "") -> list[str]:
 
 def metric_for(selected: str) -> str:
     """Return the metric that compares a model with its baselines: the one that selected it, else accuracy."""
-    return selected if selected in COUNTED else "accuracy"
+    return selected if selected in (*COUNTED, *OF_SETS) else "accuracy"
 
 
 def of_split(
@@ -77,7 +90,7 @@ def of_split(
     predicted: np.ndarray,
     groups: np.ndarray,
     names: Sequence[str],
-    majority: int,
+    majority: Majority,
     *,
     metric: str = "accuracy",
     baseline: Mapping[str, Any] | None = None,
@@ -89,21 +102,24 @@ def of_split(
 ) -> list[Finding]:
     """Return the warnings about the predictions of one split.
 
-    labels, predicted: (n,) class index; groups: (n,); majority: the largest class of the training rows. baseline: as
+    labels, predicted: (n,) class index, or (n, C) bool of label sets; groups: (n,); majority: the largest class of the training
+    rows, or their most common set. baseline: as
     `baselines.reference.scores_of` returns it. logits: (n, C), for the calibration; None: not checked. hint: what to do
     about a model that learned nothing; appended to the first finding. unseen_rows: as `metrics.score` returns `unseen`;
     names of these labels come last. smoothing: label smoothing that the model was trained with.
     """
     learnt = len(names) - len(unseen_rows or {})
     found = [
-        _one_class(confusion(labels, predicted, len(names)), names, split, learnt),
+        _one_class(confusion(labels, predicted, len(names)), names, split, learnt)
+        if labels.ndim == 1
+        else _one_set(labels, predicted, names, split, learnt),
         _majority(labels, predicted, groups, names, majority, metric, split),
         _baseline(baseline, metric, split),
     ]
     kept = [finding for finding in found if finding is not None]
     if kept and hint:
         kept[0] = Finding(kept[0].kind, f"{kept[0].message} {hint}", split)
-    poor = calibration(labels, logits, groups, split, smoothing) if logits is not None else None
+    poor = calibration(labels, logits, groups, split, smoothing) if logits is not None and labels.ndim == 1 else None
     return [*kept, *filter(None, (unseen(unseen_rows, split), poor))]
 
 
@@ -158,7 +174,23 @@ def _one_class(counts: np.ndarray, names: Sequence[str], split: str, learnt: int
         every = "every row" if not others else f"{predicted[top] / rows:.1%} of the {rows:,} rows"
         text = f"predicts {names[top]!r} for {every} of {split}, where {true[top] / rows:.1%} of the rows belong to it."
         return Finding("one-class", f"The model {text}", split)
-    never = [at for at in np.flatnonzero(predicted[:learnt] == 0).tolist() if true[at] >= ENOUGH_ROWS]
+    return _never(names, true, np.flatnonzero(predicted[:learnt] == 0).tolist(), split)
+
+
+def _one_set(
+    labels: np.ndarray, predicted: np.ndarray, names: Sequence[str], split: str, learnt: int
+) -> Finding | None:
+    """Warn about one label set for all rows, else about labels with enough rows that are never predicted."""
+    if len(predicted) > 1 and not (predicted != predicted[0]).any() and (labels != labels[0]).any():
+        made = shown(names_of(predicted[:1], names)[0])
+        return Finding("one-class", f"The model predicts {made!r} for every row of {split}.", split)
+    true = labels.sum(0)
+    return _never(names, true, [at for at in range(learnt) if not predicted[:, at].any()], split)
+
+
+def _never(names: Sequence[str], true: np.ndarray, absent: Sequence[int], split: str) -> Finding | None:
+    """Warn about the classes among `absent`, which are never predicted, that have enough rows. true: (C,) rows."""
+    never = [at for at in absent if true[at] >= ENOUGH_ROWS]
     if not never:
         return None
     listed = ", ".join(f"{names[at]!r} ({plural(true[at], 'row')})" for at in never[:5])
@@ -181,15 +213,19 @@ def _majority(
     predicted: np.ndarray,
     groups: np.ndarray,
     names: Sequence[str],
-    majority: int,
+    majority: Majority,
     metric: str,
     split: str,
 ) -> Finding | None:
     pair = compared(labels, np.full_like(labels, majority), predicted, groups, len(names), metric)
     if pair is None or pair.low > 0:
         return None
-    text = f"{title(metric)} on {split}, {pair.value_b:.1%}, is not {clearly(pair.estimate)}above that of the majority class "
-    text += f"({names[majority]!r}, {pair.value_a:.1%}): {points(pair.estimate, pair.low, pair.high)}."
+    if isinstance(majority, int):
+        which, always = "majority class", names[majority]
+    else:
+        which, always = "most common label set", shown(names_of(majority[None], names)[0])
+    text = f"{title(metric)} on {split}, {pair.value_b:.1%}, is not {clearly(pair.estimate)}above that of the {which} "
+    text += f"({always!r}, {pair.value_a:.1%}): {points(pair.estimate, pair.low, pair.high)}."
     return Finding("majority", text, split)
 
 
@@ -281,7 +317,7 @@ def weak_teacher(
     predicted: np.ndarray,
     groups: np.ndarray,
     names: Sequence[str],
-    majority: int,
+    majority: Majority,
     teacher: str,
     metric: str = "accuracy",
 ) -> Finding | None:

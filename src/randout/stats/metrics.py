@@ -26,13 +26,14 @@ from .intervals import edge_units, group_df, percentile, widened
 COUNTED = ("accuracy", "balanced_accuracy", "macro_precision", "macro_recall", "macro_f1")  # metrics with intervals
 OVER_CLASSES = frozenset(COUNTED) - {"accuracy"}  # means over classes with equal weight, however rare
 SELECTABLE = (*COUNTED, "weighted_f1", "log_loss", "expected_calibration_error")  # metrics that can select a checkpoint
+OF_SETS = ("micro_f1", "sample_f1")  # the same, of label sets only
 LOWER_IS_BETTER = frozenset({"log_loss", "expected_calibration_error"})
 BLOCK = 4_000_000  # bootstrap weights in memory at a time: 32 MB
 
 
 def better(metric: str, new: float, old: float | None) -> bool:
-    """Return whether `new` is strictly better than `old` in a metric of `SELECTABLE`; NaN and None are worst."""
-    if metric not in SELECTABLE:
+    """Return whether `new` is strictly better than `old` in a metric of `SELECTABLE` or `OF_SETS`; NaN and None are worst."""
+    if metric not in (*SELECTABLE, *OF_SETS):
         raise UserError(f"Cannot select by {metric!r}. Available: {', '.join(SELECTABLE)}.")
     if math.isnan(new):
         return False
@@ -78,7 +79,7 @@ def confusion(labels: np.ndarray, predictions: np.ndarray, num_labels: int) -> n
     return np.bincount(labels * num_labels + predictions, minlength=num_labels**2).reshape(num_labels, num_labels)
 
 
-def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     """Return above / below, and 0 where below is 0."""
     found: np.ndarray = np.divide(above, below, out=np.zeros(np.shape(above), np.float64), where=below != 0)
     return found
@@ -89,9 +90,9 @@ def class_rates(confusions: np.ndarray) -> dict[str, np.ndarray]:
     right = np.diagonal(confusions, axis1=-2, axis2=-1)
     true, predicted = confusions.sum(-1), confusions.sum(-2)
     return {
-        "precision": _ratio(right, predicted),
-        "recall": _ratio(right, true),
-        "f1": _ratio(2 * right, true + predicted),
+        "precision": ratio(right, predicted),
+        "recall": ratio(right, true),
+        "f1": ratio(2 * right, true + predicted),
         "support": true,
     }
 

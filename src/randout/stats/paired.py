@@ -29,20 +29,11 @@ from .intervals import (
     tail_p,
     widened,
 )
-from .metrics import (
-    COUNTED,
-    OVER_CLASSES,
-    checked_labels,
-    checked_logits,
-    compared_groups,
-    group_codes,
-    group_weights,
-    patterns,
-    rates,
-)
+from .metrics import checked_logits, compared_groups, group_codes, group_weights, patterns
 from .multiplicity import Tested, judge, reach
 from .multiplicity import holm as holm
 from .multiplicity import words as words
+from .targets import main_metric, target_of
 
 RESAMPLES = 10000  # of every comparison of two saved models, so that all commands report the same numbers
 
@@ -198,7 +189,8 @@ def paired_difference(
 ) -> Paired:
     """Paired bootstrap of metric(b) - metric(a): groups drawn with replacement, the same ones for both models.
 
-    labels, predictions: `(n,)` integers below num_labels; groups: `(n,)`; metric: one of `metrics.COUNTED`.
+    labels, predictions: `(n,)` integers below num_labels, or `(n, C)` bool of label sets; groups: `(n,)`; metric: one of
+    `metrics.COUNTED` or, of label sets, of `label_set_scores.COUNTED_SETS`.
     Percentile intervals have levels expanded for the number of groups (`intervals.percentile`), and a minimum width for few
     mistakes or few groups that differ (`intervals`); an interval excludes 0 if and only if p <= 1 - level.
     The result holds for these two saved models on similar texts, not for new training runs.
@@ -218,28 +210,29 @@ def resampled(
     seed: int = 0,
 ) -> Resampled:
     """Return the bootstrap draws of `paired_difference`; same arguments and errors."""
-    if metric not in COUNTED:
-        raise UserError(f"Cannot compare by {metric!r}; known are {', '.join(COUNTED)}.{nearest(metric, COUNTED)}")
-    labels = checked_labels(labels, num_labels)
-    first = checked_labels(predictions_a, num_labels, "predictions a")
-    second = checked_labels(predictions_b, num_labels, "predictions b")
+    target = target_of(labels, num_labels)
+    if metric not in target.metrics:
+        known = ", ".join(target.metrics)
+        raise UserError(f"Cannot compare by {metric!r}; known are {known}.{nearest(metric, target.metrics)}")
+    labels = target.checked(labels)
+    first = target.checked(predictions_a, "predictions a")
+    second = target.checked(predictions_b, "predictions b")
     if not len(labels) == len(first) == len(second):
         raise ValueError(f"one prediction per row expected: {len(labels)} rows, {len(first)} and {len(second)}")
     codes = compared_groups(groups, len(labels))
-    found = patterns((labels * num_labels + first) * num_labels + second, codes)
-    cells = [found.counts(labels * num_labels + made, num_labels**2) for made in (first, second)]  # (P, C * C) each
-    occurring = len(np.unique(labels))
+    found = patterns(target.contents(labels, first, second), codes)
+    cells = [target.totals(found, labels, made) for made in (first, second)]  # (P, D) each
+    occurring = target.occurring(labels)
 
     def values(weights: np.ndarray) -> np.ndarray:  # (block, P) -> (2, block)
-        shape = (-1, num_labels, num_labels)
-        return np.stack([rates((weights @ one).reshape(shape), occurring)[metric] for one in cells])
+        return np.stack([target.rates(weights @ one, occurring)[metric] for one in cells])
 
     value_a, value_b = values(found.multiplicity[None, :])[:, 0].tolist()
     drawn_a, drawn_b = np.concatenate([values(block) for block in group_weights(found, resamples, seed)], axis=1)
     draws = np.sort(drawn_b - drawn_a)
-    right_a, right_b = first == labels, second == labels
-    by_class = labels if metric in OVER_CLASSES else None
-    differing = discordance(right_b.astype(float) - right_a, first != second, codes, by_class)
+    wrong_a, wrong_b = (target.wrong(labels, made, metric) for made in (first, second))
+    by_class = target.by_class(labels, metric)
+    differing = discordance(wrong_a.astype(float) - wrong_b, target.differs(first, second), codes, by_class)
     df = group_df(np.bincount(codes))
     return Resampled(
         metric=metric,
@@ -252,7 +245,7 @@ def resampled(
         groups=found.groups,
         equal_groups=equal_groups(np.bincount(codes)),
         df=df,
-        edges=(edge_units(~right_a, codes, by_class), edge_units(~right_b, codes, by_class)),
+        edges=(edge_units(wrong_a, codes, by_class), edge_units(wrong_b, codes, by_class)),
         discordance=differing,
     )
 
@@ -299,19 +292,24 @@ def compare_models(
 ) -> list[Comparison]:
     """Compare every model with the baseline on one test set: the baseline's row first, the others in the order given.
 
-    logits: {name: `(n, C)`}; C: `outputs`, or num_labels if every label has an output. p is Holm-adjusted over these
-    comparisons as one family, and the margin tests are a second family; intervals are not adjusted. Rows become JSON
-    with `dataclasses.asdict`.
+    logits: {name: `(n, C)`}; C: `outputs`, or num_labels if every label has an output. For label sets `(n, C)` bool, the
+    decisions in place of logits, and the metric is the mean F1 over rows unless another than accuracy is named. p is
+    Holm-adjusted over these comparisons as one family, and the margin tests are a second family; intervals are not adjusted.
+    Rows become JSON with `dataclasses.asdict`.
     """
     if baseline not in logits or len(logits) < 2:
         raise UserError(
             f"A comparison needs the baseline {baseline!r} and at least one other model; found "
             f"{', '.join(map(repr, logits)) or 'none'}.{nearest(baseline, logits)}"
         )
-    labels = checked_labels(labels, num_labels)
-    made = {name: checked_logits(one, len(labels), outputs or num_labels).argmax(-1) for name, one in logits.items()}
+    target, metric = target_of(labels, num_labels), main_metric(labels, metric)
+    labels = target.checked(labels)
+    made = {
+        name: one if labels.ndim == 2 else checked_logits(one, len(labels), outputs or num_labels).argmax(-1)
+        for name, one in logits.items()
+    }
     others = [name for name in made if name != baseline]
-    right = {name: one == labels for name, one in made.items()}
+    right = {name: target.right(labels, one) for name, one in made.items()}
     pairs = [
         resampled(labels, made[baseline], made[name], groups, num_labels, metric, resamples, seed) for name in others
     ]

@@ -19,12 +19,13 @@ from randout.core.wording import plural
 
 from .crossed import Difference, bootstrap_difference, crossed_bootstrap, crossed_difference, t_difference
 from .intervals import Discordance, decided, discordance, edge_units, equal_groups, score_interval, widened
-from .metrics import OVER_CLASSES, checked_labels, compared_groups
+from .metrics import compared_groups
 from .multiplicity import Tested, judge
 from .paired import RESAMPLES, resampled
 from .secondary_tests import mcnemar_over_seeds, over_seeds
 from .selection_bias import Optimism as Optimism
 from .selection_bias import best_of as best_of
+from .targets import Target, main_metric, target_of
 
 METHOD = "the method (new seeds, new texts)"
 SAVED = "these saved models (new texts)"
@@ -105,19 +106,22 @@ def _order(given: Mapping[str, Any], baseline: str) -> list[str]:
     return [baseline, *(name for name in given if name != baseline)]
 
 
-def _aligned(predictions: Mapping[str, Any], baseline: str, rows: int, num_labels: int) -> dict[str, np.ndarray]:
-    """Return checked predictions `(S, N)` by arm, the baseline first."""
+def _aligned(
+    predictions: Mapping[str, Any], baseline: str, labels: np.ndarray, target: Target
+) -> dict[str, np.ndarray]:
+    """Return checked predictions `(S, N)`, or `(S, N, C)` of label sets, by arm, the baseline first."""
+    rows = len(labels)
     made = {name: np.asarray(predictions[name]) for name in _order(predictions, baseline)}
     seeds = len(made[baseline])
     for name, one in made.items():
-        if one.ndim != 2 or one.shape[1] != rows:
+        if one.ndim != labels.ndim + 1 or one.shape[1] != rows:
             raise ValueError(f"{name}: predictions of shape (seeds, {rows}) expected, found {one.shape}")
         if len(one) != seeds or not seeds:
             raise UserError(
                 f"{name!r} has {plural(len(one), 'seed')} and the baseline {baseline!r} has {seeds}; a paired comparison "
                 "needs the same seeds in every arm. Finish the missing runs, or leave those seeds out."
             )
-        checked_labels(one.reshape(-1), num_labels, f"predictions of {name!r}")
+        target.checked(one.reshape(-1, *labels.shape[1:]), f"predictions of {name!r}")
     return made
 
 
@@ -146,13 +150,15 @@ def _crossed(
     labels: np.ndarray, made: dict[str, np.ndarray], codes: np.ndarray, num_labels: int, metric: str, level: float,
     resamples: int, seed: int,
 ) -> _Table:  # fmt: skip
-    """Several seeds: two-way random effects for accuracy, the crossed bootstrap for the other metrics."""
+    """Several seeds: two-way random effects for means over rows (accuracy), the crossed bootstrap for the other metrics."""
+    target = target_of(labels, num_labels)
     arms = np.stack(list(made.values()))  # (A, S, N)
-    right = (arms == labels).astype(np.int8)
-    by_class = labels if metric in OVER_CLASSES else None
-    differing = [discordance((one - right[0]).mean(0), (arm != arms[0]).any(0), codes, by_class)
-           for one, arm in zip(right[1:], arms[1:], strict=True)]  # fmt: skip
-    if metric == "accuracy":
+    right = target.credit(labels, arms, metric)  # (A, S, N)
+    by_class = target.by_class(labels, metric)
+    changed = [np.any(target.differs(arm, arms[0]), axis=0) for arm in arms[1:]]
+    differing = [discordance((one - right[0]).mean(0), differs, codes, by_class)
+           for one, differs in zip(right[1:], changed, strict=True)]  # fmt: skip
+    if metric in target.row_means:
         each = right.mean(-1)  # (A, S)
         alone = [crossed_difference(one, codes, level, floor=False) for one in right]
         found = [crossed_difference(one - right[0], codes, level) for one in right[1:]]
@@ -170,7 +176,7 @@ def _crossed(
     for name, one, own_right, own in zip(made, each, right, alone, strict=True):
         edge = edge_units(1 - own_right.mean(0), codes, by_class)
         value, interval = float(one.mean()), (own.low, own.high)
-        if metric == "accuracy" and 0 < value < 1 and own.standard_error > 0:
+        if metric in target.row_means and 0 < value < 1 and own.standard_error > 0:
             interval = score_interval(value, own.standard_error, own.df, level)
         values[name] = (one.tolist(), widened(interval, value, edge, level))
     pairs = [_tested(one, differ, differ.clusters) for one, differ in zip(found, differing, strict=True)]
@@ -193,15 +199,17 @@ def compare_methods(
 ) -> list[MethodRow]:
     """Compare every method with the baseline over the same seeds and rows: the baseline's row first, then as given.
 
-    predictions: {name: `(S, N)` integers}, with the same seed s in every arm; labels, groups: `(N,)`.
+    predictions: {name: `(S, N)` integers}, with the same seed s in every arm; labels, groups: `(N,)`. Of label sets,
+    labels are `(N, C)` and predictions `(S, N, C)` bool, and accuracy stands for the mean F1 over rows.
     With one seed the estimand is the saved models, with more the method; a verdict takes `SEEDS_NEEDED` seeds. Holm's
     correction covers these comparisons as one family. With only the baseline, returns only its row.
     resamples: of the bootstrap; by default `RESAMPLES` for one seed, as in `compare_models`, else `CROSSED_RESAMPLES`.
     secondary: whether to add the tests that are reported but do not decide.
     Raises UserError for an unknown baseline or metric, unequal numbers of seeds, and fewer than two groups.
     """
-    labels = checked_labels(labels, num_labels)
-    made = _aligned(predictions, baseline, len(labels), num_labels)
+    target, metric = target_of(labels, num_labels), main_metric(labels, metric)
+    labels = target.checked(labels)
+    made = _aligned(predictions, baseline, labels, target)
     codes = compared_groups(groups, len(labels))
     seeds = len(made[baseline])
     design, usual = (_saved_models, RESAMPLES) if seeds == 1 else (_crossed, CROSSED_RESAMPLES)
@@ -211,7 +219,7 @@ def compare_methods(
         if 1 < seeds < SEEDS_NEEDED:
             row = dataclasses.replace(row, words=f"no verdict: {seeds} seeds, at least {SEEDS_NEEDED} are needed")
         if secondary:
-            right, base = made[row.name] == labels, made[baseline] == labels
+            right, base = target.right(labels, made[row.name]), target.right(labels, made[baseline])
             tests = {"McNemar": mcnemar_over_seeds(right, base, codes, 1 - level)}
             if seeds > 1:
                 tests |= over_seeds(np.subtract(row.values, rows[0].values), len(rows) - 1, 1 - level)

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from randout.stats.abstention import CoveragePoint
+
 from .record import Record
 
 
 class Rates(Record):
-    """Metrics that depend on the predicted classes only; fractions in [0, 1]."""
+    """Metrics that depend on the predicted classes only; fractions in [0, 1].
+
+    Of multi-label data, accuracy is exact match, and there are metrics of their own: the mean F1 over rows, averages over
+    all decisions (micro), and the share of decisions that are right.
+    """
 
     accuracy: float
     balanced_accuracy: float
@@ -16,6 +22,11 @@ class Rates(Record):
     macro_recall: float
     macro_f1: float
     weighted_f1: float
+    sample_f1: float | None = None
+    micro_f1: float | None = None
+    micro_precision: float | None = None
+    micro_recall: float | None = None
+    label_accuracy: float | None = None
 
     def value(self, metric: str) -> float:
         """Return a metric by its name."""
@@ -133,6 +144,26 @@ class TeacherGap(Record):
         return ({self.primary.metric: self.primary} if self.primary else {}) | {"accuracy": own}
 
 
+class AbstentionScores(Record):
+    """Scores of a classifier that abstains below a confidence.
+
+    target: such as "accuracy=0.95". temperature: by which logits were divided. coverage: share of the rows that are accepted,
+    with at least this confidence; accuracy: of these, with its 95 % interval, None without any. area: under the
+    risk-coverage curve of these rows; curve: what other thresholds give on them.
+    """
+
+    target: str
+    confidence: float
+    temperature: float
+    rows: int
+    accepted: int
+    coverage: float
+    accuracy: float | None = None
+    interval: tuple[float, float] | None = None
+    area: float
+    curve: list[CoveragePoint] = Field(default_factory=list)
+
+
 class RunWarning(Record):
     """A warning. kind: a key of `stats.diagnostics.KINDS`. split: the rows that it concerns; empty for the whole run."""
 
@@ -148,8 +179,11 @@ class Scores(Rates):
     output for. without_copies, without_leaks: scores without rows that have a copy in train, or that an ancestor was
     trained on. before_refit: whether they are of the training before the refit.
 
+    Of multi-label data: thresholds: by label; labels_per_row: mean number of true and of predicted labels. confusion_matrix
+    is empty, and the majority baseline always predicts the most common label set, which is the majority label.
+
     Of a file only: without_text: rows that are not scored. seen: rows that the model or its ancestors have seen.
-    warnings: what `randout evaluate` reports; those of a run are in `Metrics`.
+    warnings: what `randout evaluate` reports; those of a run are in `Metrics`. abstention: with `--abstain` only.
     """
 
     rows: int
@@ -161,6 +195,8 @@ class Scores(Rates):
     confusion_matrix: list[list[int]]
     unseen: dict[str, int] = Field(default_factory=dict)
     groups: int | None = None
+    thresholds: dict[str, float] = Field(default_factory=dict)
+    labels_per_row: dict[str, float] = Field(default_factory=dict)
     intervals: dict[str, list[float]] = Field(default_factory=dict)
     no_interval: dict[str, str] = Field(default_factory=dict)
     without_copies: Scores | None = None
@@ -173,7 +209,18 @@ class Scores(Rates):
     seen: Leaks | None = None
     without_seen: Scores | None = None
     test_rows: TestRows | None = None
+    abstention: AbstentionScores | None = None
     warnings: list[RunWarning] = Field(default_factory=list)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a row may have several labels."""
+        return bool(self.thresholds)
+
+    @property
+    def main_metric(self) -> str:
+        """The metric that a single number stands for: accuracy, or the mean F1 over rows of multi-label data."""
+        return "sample_f1" if self.multi_label else "accuracy"
 
     @property
     def taught_rows(self) -> int:

@@ -12,11 +12,15 @@ FORMAT = 1
 
 
 class DataIdentity(Record):
-    """The labelled data. columns: the text and the label column. labels: the classes in the order of the logits."""
+    """The labelled data. columns: the text and the label column. labels: the classes in the order of the logits.
+
+    multi_label: whether a text may have several of them.
+    """
 
     sha256: str
     columns: dict[str, Any] = Field(default_factory=dict)
     labels: list[str]
+    multi_label: bool = False
 
 
 class StudentIdentity(Record):
@@ -77,7 +81,7 @@ class Identity(Record):
 class DataReport(Record):
     """Row counts of the dataset, as `data.summary.DataReport`. leaked, same_tokens: rows by split with a copy in train.
 
-    views: augmented views of training texts by kind; views_left_out: by reason.
+    views: augmented views of training texts by kind; views_left_out: by reason. corrected: labels that corrections changed.
     """
 
     sizes: dict[str, int] = Field(default_factory=dict)
@@ -90,6 +94,7 @@ class DataReport(Record):
     unlabeled_left_out: dict[str, int] = Field(default_factory=dict)
     views: dict[str, int] = Field(default_factory=dict)
     views_left_out: dict[str, int] = Field(default_factory=dict)
+    corrected: int = 0
     notes: list[str] = Field(default_factory=list)
     same_tokens: dict[str, int] = Field(default_factory=dict)
 

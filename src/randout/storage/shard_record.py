@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from randout.data.shards import Shard
 from randout.data.text_fields import NONE, TextFields
@@ -24,6 +24,7 @@ class LabellingSettings(Record):
     model: fingerprint of weights, tokenizer and truncation. classes: in the order of the model. held_out: digest of the
     held-out rows whose copies are left out; "" for none. probabilities: whether predictions have one column per class.
     input_fields: the columns of an input besides the text column; None: none.
+    abstention: temperature and least confidence of a label; None if every text gets one.
     """
 
     kind: Literal["soft-labels", "predictions"]
@@ -34,6 +35,7 @@ class LabellingSettings(Record):
     probabilities: bool = False
     deduplicate: bool = False
     held_out: str = ""
+    abstention: tuple[float, float] | None = None
     input_fields: TextFields | None = None
 
     @property
@@ -46,15 +48,15 @@ class LabellingSettings(Record):
         """All columns of an input."""
         return (self.text_column, *self.fields.columns)
 
-    def content(self) -> dict[str, Any]:
-        """Return the settings for digests. Without further columns it is as before there were any, so that digests stay."""
-        found = self.model_dump()
-        return found if self.input_fields else {name: value for name, value in found.items() if name != "input_fields"}
+    @model_serializer(mode="wrap")
+    def _in_order(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what an earlier version did not have, unless it is used: shards keep their identity."""
+        later = ("abstention", "input_fields")
+        return {name: value for name, value in handler(self).items() if name not in later or value is not None}
 
     def differences(self, other: LabellingSettings) -> list[str]:
         """Return the names of the settings that differ."""
-        mine, theirs = self.model_dump(), other.model_dump()
-        return [name for name in mine if mine[name] != theirs[name]]
+        return [name for name in type(self).model_fields if getattr(self, name) != getattr(other, name)]
 
 
 class InputShard(Record):
@@ -71,7 +73,7 @@ class ShardRecord(Record):
     """The metadata of a labelled shard.
 
     before: digest of the shards before it, in which the first copy of a text may be; "" unless copies are left out.
-    labelled, empty, copies, held_out: number of rows with a label, and without one by reason.
+    labelled, empty, copies, held_out, abstained: number of rows with a label, and without one by reason.
     """
 
     format: int = FORMAT
@@ -82,11 +84,12 @@ class ShardRecord(Record):
     empty: int = 0
     copies: int = 0
     held_out: int = 0
+    abstained: int = 0
 
     @property
     def identity(self) -> str:
         """SHA-256 of everything that decides the content."""
-        return digest([self.settings.content(), self.input.model_dump(), self.before])
+        return digest([self.settings.model_dump(), self.input.model_dump(), self.before])
 
 
 class LabellingTask(Record):
@@ -112,6 +115,7 @@ class ManifestEntry(Record):
     empty: int
     copies: int
     held_out: int
+    abstained: int = 0
     input: InputShard
 
 
@@ -127,6 +131,7 @@ class Manifest(Record):
     empty: int
     copies: int
     held_out: int
+    abstained: int = 0
     shards: list[ManifestEntry] = Field(default_factory=list)
 
 

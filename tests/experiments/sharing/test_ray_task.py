@@ -17,6 +17,7 @@ from randout.experiments.run.options import Options
 from randout.experiments.sharing import ray_task
 from randout.experiments.study.comparison import open_comparison, run_study
 from randout.experiments.study.spec import Study, make_study
+from randout.trackers.report_to import ReportTo
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="stops processes as POSIX does")
 
@@ -52,6 +53,7 @@ def about(study: Study, tmp_path: Path) -> dict[str, Any]:
         "required": [],
         "plugins": [],
         "command": ["randout"],
+        "report_to": ReportTo().as_json(),
     }
     return order | {"worker": 0, "gpus": 0}
 

@@ -19,7 +19,8 @@ from randout.data.dataset import Dataset, training_folds
 from randout.data.stratify import Ints
 from randout.methods.base import Method
 from randout.models.sources import Source
-from randout.stats.metrics import score
+from randout.stats.label_set_scores import DEFAULT_THRESHOLD
+from randout.stats.targets import score
 from randout.storage.run_record import CrossFit, SoftLabelScores
 
 from .imported_teacher import ImportedTeacher
@@ -107,7 +108,9 @@ def compared(
     rows = train[~np.isnan(out_of_fold[train]).any(1)]
     scored = []
     for logits in (out_of_fold, in_sample):
-        found = score(dataset.labels[rows], logits[rows], dataset.id2label)
+        limits = None if dataset.sets is None else (DEFAULT_THRESHOLD,) * len(dataset.id2label)
+        truth = dataset.truth(rows)
+        found = score(truth, logits[rows], dataset.id2label, unseen=dataset.unseen, thresholds=limits)
         scored.append(SoftLabelScores(**{name: found[name] for name in SCORES}))
     return CrossFit(
         folds=folds,

@@ -14,10 +14,13 @@ from randout.core.console import Show
 from randout.core.errors import Failure, UserError
 from randout.core.files import check_new_folder, new_folder
 from randout.data.text_fields import TextFields
+from randout.models.folder_checks import BASELINE
 from randout.models.sources import CLASSIFIER_NAMES
+from randout.storage.abstention_record import write_abstention
 from randout.storage.run_folder import RunFolder
 from randout.storage.seen_rows import FILE as SEEN_ROWS
 
+from .abstention import find_abstention
 from .saved_model import baseline_folder, check_own_split, for_export, load_classifier
 
 if TYPE_CHECKING:
@@ -62,6 +65,11 @@ class Export:
 def check_export(path: Path, out: Path, forms: Sequence[str]) -> RunFolder:
     """Check what needs no model; returns the run. Raises UserError as `export_run` does."""
     run = check_own_split(path, "validation")
+    if run.record.identity.data.multi_label:
+        raise UserError(
+            f"export: {path} predicts label sets (multi-label), and the script that predicts from an export chooses one label. "
+            f"Load {path / 'model'} with transformers, whose pipeline applies a sigmoid, or with randout.load"
+        )
     check_new_folder(out)
     if unknown := [form for form in forms if form not in FORMS]:
         raise UserError(f"export: --form {unknown[0]}: expected {' or '.join(FORMS)}")
@@ -104,13 +112,15 @@ def export_run(path: Path, out: Path, forms: Sequence[str], show: Show) -> Expor
         files.write_pages(folder, made, run.path.name, kept)
         if (run.path / SEEN_ROWS).exists():  # for warnings of `evaluate`
             shutil.copyfile(run.path / SEEN_ROWS, folder / SEEN_ROWS)
+        if (abstention := find_abstention(str(run.path))) is not None:
+            write_abstention(folder, abstention)
     return Export(out, record, tuple(kept), tuple(left_out))
 
 
 def _classifier(run: RunFolder) -> str:
     """Return the name of the baseline that a run trained; empty for an encoder."""
     folder = baseline_folder(str(run.path))
-    return "" if folder is None else json.loads((folder / "classifier.json").read_text(encoding="utf-8"))["classifier"]
+    return "" if folder is None else json.loads((folder / BASELINE).read_text(encoding="utf-8"))["classifier"]
 
 
 def _written(run: RunFolder, folder: Path, forms: Sequence[str], fields: TextFields, show: Show) -> Exported:

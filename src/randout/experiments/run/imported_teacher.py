@@ -20,7 +20,7 @@ from randout.core.wording import plural, verb
 from randout.data.archives import SUFFIXES
 from randout.data.columns import ALL_TEXT_NAMES, named_column
 from randout.data.composed_text import texts_in
-from randout.data.dataset import Dataset
+from randout.data.dataset import Dataset, check_one_label
 from randout.data.soft_label_files import SoftLabels, read_soft_labels
 from randout.data.stratify import normalize
 from randout.data.tables import TABLE_SUFFIXES, Table, read_table
@@ -125,6 +125,8 @@ def import_teacher(file: SoftLabelFile | SoftLabelShards, config: Config, datase
     Raises UserError if a method of `config` needs more than soft labels, if the file has no clear form or a wrong value
     (with its row), if no training row has a soft label, or if most of the probability is on other answers.
     """
+    why = "a file of soft labels holds one distribution over the classes for each text. Name a model with --teacher"
+    check_one_label(dataset, f"--teacher {file.name}", why)
     _check_use(file, config)
     if isinstance(file, SoftLabelShards):
         return _import_shards(file, config, dataset)

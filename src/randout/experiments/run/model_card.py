@@ -15,6 +15,7 @@ from randout.core.wording import plural
 from randout.data.composed_text import SEPARATOR
 from randout.data.text_fields import NONE, TextFields
 from randout.models import loading
+from randout.models.label_thresholds import KEY
 from randout.reporting.cross_fit import cross_fit_words
 from randout.reporting.soft_labels import soft_label_words, temperature_words
 from randout.reporting.teachers import verdict_lines
@@ -29,7 +30,7 @@ from randout.storage.seen_rows import in_words
 from .plan import Plan, TeacherOutputs
 
 if TYPE_CHECKING:
-    from huggingface_hub import EvalResult
+    from huggingface_hub import EvalResult, ModelCard
 
 OPENINGS_LINE = re.compile(r"^Test split: .*$", re.MULTILINE)
 TASK = "text-classification"  # its name on the Hugging Face Hub
@@ -77,8 +78,14 @@ def model_card(
             "Trained on the training and validation rows; the validation scores are of the same training without them. "
             "To use the run as a teacher or in `randout shrink`, train it with `--set refit=false`."
         )
-    usage = usage_lines(mean, list(plan.dataset.id2label.values()), plan.dataset.fields)
-    lines += [*about, "", *scores, "", *usage, ""]
+    if limits := metrics.validation.thresholds:
+        found = ", ".join(f"{name} {limit:.2f}" for name, limit in limits.items())
+        about.append(
+            "A text may have several labels or none. A label is predicted if its probability (the sigmoid of its logit) is "
+            f"above its threshold, which was chosen for F1 on the validation rows: {found} (`{KEY}` in config.json)."
+        )
+    names = list(plan.dataset.id2label.values())
+    lines += [*about, "", *scores, "", *usage_lines(mean, names, bool(limits), plan.dataset.fields), ""]
     return "\n".join(lines)
 
 
@@ -99,19 +106,30 @@ def input_lines(fields: TextFields) -> list[str]:
     return found
 
 
-def usage_lines(mean: bool, labels: Sequence[str], fields: TextFields = NONE) -> list[str]:
+def usage_lines(mean: bool, labels: Sequence[str], sets: bool = False, fields: TextFields = NONE) -> list[str]:
     """Return the section of the model card with code that loads the folder, to be run in it.
 
-    mean: whether the head reads the mean of the tokens' states, which the class in `transformers` does not support. fields: the
-    columns of an input; with them, the code is randout's, and for other programs only that of `transformers` for pairs.
+    mean: whether the head reads the mean of the tokens' states, which the class in `transformers` does not support. sets:
+    whether the model predicts label sets; code without randout then has to compare probabilities with the thresholds.
+    fields: the columns of an input; with them, the code is randout's, and for other programs only that of `transformers` for
+    pairs with one label.
     """
     if fields:
         lines = _own_usage(fields)
-        if mean or fields.prefix or not fields.pair:
+        if mean or sets or fields.prefix or not fields.pair:
             return lines
         lines += ["", "```python", "from transformers import pipeline", ""]
         lines += ['classify = pipeline("text-classification", ".", truncation=True)  # ".": this folder']
         return [*lines, 'print(classify({"text": "A text.", "text_pair": "Its second text."}))', "```"]
+    if sets and mean:
+        return _own_usage()
+    if sets:
+        lines = ["from transformers import pipeline", ""]
+        lines += ['classify = pipeline("text-classification", ".", truncation=True, top_k=None)  # ".": this folder']
+        lines += [f"limits = classify.model.config.{KEY}"]
+        lines += ['for found in classify(["A text to classify."]):']
+        lines += ['    print([one["label"] for one in found if one["score"] > limits[one["label"]]])']
+        return ["```python", *lines, "```", "", "The same with randout:", "", *_own_usage()]
     if not mean:
         lines = ["from transformers import pipeline", ""]
         lines += ['classify = pipeline("text-classification", ".", truncation=True)  # ".": this folder']
@@ -232,10 +250,8 @@ def update_card(plan: Plan, run: RunFolder, before: Metrics, metrics: Metrics, s
 
 def _with_head_scores(text: str, before: Metrics, metrics: Metrics) -> str:
     """Return a model card with the scores in its head replaced, unless they were edited or removed."""
-    from huggingface_hub import ModelCard
-
     try:
-        card = ModelCard(text)
+        card = parsed_card(text)
     except ValueError:  # the user's head
         return text
     head: Any = card.data
@@ -244,6 +260,17 @@ def _with_head_scores(text: str, before: Metrics, metrics: Metrics) -> str:
         return text
     head.eval_results = _eval_results(metrics, found[0].dataset_type, found[0].dataset_name)
     return str(card)
+
+
+def parsed_card(text: str) -> ModelCard:
+    """Parse a model card. Raises ValueError if its head is not valid."""
+    import yaml
+    from huggingface_hub import ModelCard
+
+    try:
+        return ModelCard(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
 
 
 def update_openings(run: RunFolder) -> None:

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 from randout.core.console import Show
 from randout.core.errors import UserError
 from randout.storage.run_folder import RunFolder
+from randout.trackers.report_to import ReportTo
 
 if TYPE_CHECKING:
     from randout.storage.metrics_record import Metrics
+    from randout.trackers.tracked_run import TrackedRun
     from randout.training.processes import Processes
 
 
@@ -36,6 +38,8 @@ class Options:
     gpus: GPUs, or the share of one, that a run gets there; None: one if it uses a GPU.
 
     processes: those that share one training (`torchrun`), led by this one.
+
+    report_to: trackers of all runs. tracked: the trackers of the run that is being trained; None: it is not reported.
     """
 
     runs: Path = Path("runs")
@@ -54,6 +58,8 @@ class Options:
     gpus: float | None = None
     show: Show = field(default_factory=Show)
     processes: Processes | None = None
+    report_to: ReportTo = field(default_factory=ReportTo)
+    tracked: TrackedRun | None = None
 
 
 def check_processes(

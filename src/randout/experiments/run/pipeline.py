@@ -21,6 +21,7 @@ from randout.core.launch import check_single
 from randout.core.terminal import Terminated
 from randout.data.text_fields import write_fields
 from randout.methods.registry import Origin
+from randout.models.sources import Source
 from randout.storage import run_folder
 from randout.storage.metrics_record import Metrics, Scores
 from randout.storage.run_folder import RunFolder
@@ -37,8 +38,10 @@ from randout.storage.run_record import (
 )
 from randout.storage.seen_rows import FILE as SEEN_ROWS
 from randout.storage.seen_rows import read_seen, write_seen
+from randout.trackers.finished_runs import report_finished
 
 from . import cross_fit, leaks
+from .abstention import record_abstention
 from .defaults import training_texts
 from .model_card import model_card
 from .options import Result as Result
@@ -54,7 +57,9 @@ from .teacher import prepare_teacher
 from .teacher_comparison import judged_teacher_gap, texts_per_second
 from .teacher_test_logits import compare_on_test, teacher_of_plan
 from .teacher_warnings import teacher_warnings
+from .thresholds import Thresholds
 from .together import check_divisible
+from .tracking import tracked_run
 
 REFIT = "refit"  # subfolder of a run folder that holds the checkpoint of the refit
 EARLY_FILES = {"run.toml", "split.json", "run.json", SEEN_ROWS}  # may exist before `run.json` does
@@ -83,10 +88,12 @@ def execute(plan: Plan, options: Options) -> Result:
             _store_options(run, options)
             clean(run)  # a run that was killed after its last write still has its checkpoint
             options.show.say(f"already trained: {run.path}")
+            found = run.metrics
             if _test_to_open(run, plan):
                 teacher, device = teacher_of_plan(plan, options.runs), plan.config.train.device
-                return Result(run, open_test(run, plan, options.show, device=device, teacher=teacher), False)
-            return Result(run, run.metrics, False)
+                found = open_test(run, plan, options.show, device=device, teacher=teacher)
+            report_finished(run, options.report_to, options.show)
+            return Result(run, found, False)
         for note in plan.notes:
             options.show.say(note)
         _check_methods_early(plan, options)
@@ -94,17 +101,22 @@ def execute(plan: Plan, options: Options) -> Result:
         _store_options(run, options)
         try:
             outputs = taught(plan, options)
-            if plan.alternative is None:
-                metrics = _finish(plan, run, plan.student.train(plan, run, outputs, options), outputs, options)
-            else:
-                chosen, trained = train_chosen(plan, run, outputs, options)
-                _record_choice(run, plan, chosen)
-                metrics = _finish(chosen, run, trained, outputs if chosen.has_teacher else None, options)
+            with tracked_run(plan, run, options) as within:
+                metrics = _train(plan, run, outputs, within)
         except Paused:
             raise
         except (Stopped, Terminated) as stop:  # also while a teacher trains: the run to resume is this one
             raise Stopped(stop.why, run) from None
     return Result(run, metrics, True)
+
+
+def _train(plan: Plan, run: RunFolder, outputs: TeacherOutputs | None, options: Options) -> Metrics:
+    """Train and finish the student of a plan, or the chosen one of its two."""
+    if plan.alternative is None:
+        return _finish(plan, run, plan.student.train(plan, run, outputs, options), outputs, options)
+    chosen, trained = train_chosen(plan, run, outputs, options)
+    _record_choice(run, plan, chosen)
+    return _finish(chosen, run, trained, outputs if chosen.has_teacher else None, options)
 
 
 def _test_to_open(run: RunFolder, plan: Plan) -> bool:
@@ -125,7 +137,8 @@ def taught(plan: Plan, options: Options) -> TeacherOutputs | None:
 
 
 def _fine_tune(plan: Plan, options: Options) -> Path:
-    return execute(plan, replace(options, name="", request="")).folder
+    report_to = options.report_to.labelled("")  # a label is that of its student in a study
+    return execute(plan, replace(options, name="", request="", report_to=report_to)).folder
 
 
 def _run_folder(plan: Plan, options: Options) -> RunFolder:
@@ -182,7 +195,7 @@ def _write_config(
     the name of their run. train: as requested while the run may have to be resumed, because a teacher that is fine-tuned
     first resolves "auto" by its own data; then resolved.
     """
-    config, files = plan.config, ("source", "validation", "test", "unlabeled")
+    config, files = plan.config, ("source", "validation", "test", "unlabeled", "corrections")
     data = config.data.model_copy(update={key: portable(getattr(config.data, key), run.path) for key in files})
     named: dict[str, Any] = {"student": config.student.model_copy(update={"model": student})}
     named |= {"teacher": config.teacher.model_copy(update={**teacher, "more": tuple(more)})}
@@ -282,6 +295,7 @@ def _finish(
     """
     show = options.show
     metrics = Metrics(validation=score_split(trained.logits, plan, "validation", run, show))
+    limits = tuple(metrics.validation.thresholds.values()) or None
     final = trained
     if plan.config.train.refit is True:
         metrics.validation.before_refit = True
@@ -289,16 +303,17 @@ def _finish(
     taught_by = None
     if plan.config.output.test and "test" in plan.dataset.split:
         taught_by = teacher_of_plan(plan, options.runs) if teacher else None
-        metrics.test = score_test(final.logits, plan, run, show, "train", taught_by)
+        metrics.test = score_test(final.logits, plan, run, show, "train", taught_by, limits)
     history = trained.history
     if final is not trained:
         history = history | {"refit_seconds": sum(one["seconds"] for one in final.history["epochs"])}
     run.write("history.json", history)
     if teacher:
-        _compare_with_teacher(plan, trained, teacher, metrics.validation)
+        _compare_with_teacher(plan, trained, teacher, metrics.validation, limits)
     metrics.warnings = teacher_warnings(plan, teacher)
-    final.save(run.model, model_card(plan, metrics, teacher, run.record.choice))
+    final.save(run.model, model_card(plan, metrics, teacher, run.record.choice), limits)
     write_fields(run.model, plan.dataset.fields)
+    record_abstention(run)
     if seen := read_seen(run.path):
         write_seen(run.model, seen)
     if metrics.test is not None and taught_by is not None:
@@ -312,7 +327,7 @@ def _finish(
     record.finished = run_folder.now()
     run.write("run.json", record.as_json())
     first, *more = [_teacher_name(one, run.path) for one in (teacher, *teacher.others)] if teacher else ["none"]
-    named, train = {"model": first}, plan.config.train
+    named, train = {"model": _hub_name(plan) or first}, plan.config.train
     if plan.fold_teachers:
         settings, train = cross_fit.settings_to_repeat(plan)
         named = {"model": portable(plan.config.teacher.model, run.path), **settings}
@@ -335,6 +350,11 @@ def _used_teacher(teacher: TeacherOutputs) -> dict[str, Any]:
     return found | ({"cross_fit": teacher.cross_fit} if teacher.cross_fit else {})
 
 
+def _hub_name(plan: Plan) -> str:
+    """Return the name of a first teacher that is a classifier from the hub; empty for any other."""
+    return plan.teacher.name if isinstance(plan.teacher, Source) and plan.teacher.revision else ""
+
+
 def _teacher_name(teacher: TeacherOutputs, folder: Path) -> str:
     """Return how `run.toml` names a teacher of a finished run: its name, or the path of a file of soft labels."""
     return portable(teacher.imported.name, folder) if teacher.imported else teacher.name
@@ -347,14 +367,17 @@ def refitted(plan: Plan, run: RunFolder, teacher: TeacherOutputs | None, options
     whole = refit_plan(plan)
     rows, _ = training_texts(whole.methods, whole.dataset)
     options.show.say(f"refit on all {rows:,} rows, including the validation rows")
-    return whole.student.train(whole, folder, teacher, replace(options, pause_at=None))
+    return whole.student.train(whole, folder, teacher, replace(options, pause_at=None, tracked=None))
 
 
-def _compare_with_teacher(plan: Plan, trained: TrainedStudent, teacher: TeacherOutputs, metrics: Scores) -> None:
-    """Add the comparison with the teacher to the validation `metrics`."""
+def _compare_with_teacher(
+    plan: Plan, trained: TrainedStudent, teacher: TeacherOutputs, metrics: Scores, thresholds: Thresholds
+) -> None:
+    """Add the comparison with the teacher to the validation `metrics`. thresholds: of the student, for multi-label data."""
     held = plan.dataset.split["validation"]
     own = trained.logits(held, lambda done: None)
-    if gap := judged_teacher_gap(plan, own, teacher.logits[held].numpy(), "validation"):
+    limits = (thresholds, teacher.thresholds)
+    if gap := judged_teacher_gap(plan, own, teacher.logits[held].numpy(), "validation", limits):
         metrics.teacher = gap
 
 

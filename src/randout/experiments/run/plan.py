@@ -29,6 +29,7 @@ from randout.storage.run_record import CrossFit
 from . import defaults
 from .imported_teacher import ImportedTeacher
 from .options import Options
+from .thresholds import Thresholds
 
 NO_TOKENS = Tokens(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.int64))
 FOLDS = 3  # of the cross-validation on the training rows that chooses a student
@@ -45,7 +46,7 @@ class TeacherOutputs:
     it has, or empty. others: further teachers. live: the teacher itself, if a method runs it. about: its number of
     parameters. again: loads it again and returns what computes the logits of rows, up to some size. cross_fit: if the logits
     of the training rows are those of fold teachers. stored: the tokens and logits of all rows of the dataset and then of
-    sharded texts, if there are any; `logits` has these rows too.
+    sharded texts, if there are any; `logits` has these rows too. thresholds: of its labels, for multi-label data.
     """
 
     name: str
@@ -58,6 +59,7 @@ class TeacherOutputs:
     cross_fit: CrossFit | None = None
     again: Callable[[], Callable[[np.ndarray], np.ndarray]] | None = None
     stored: TokenStore | None = None
+    thresholds: Thresholds = None
 
 
 @dataclass(frozen=True)
@@ -65,13 +67,13 @@ class TrainedStudent:
     """A trained student of any kind, as evaluation and saving need it.
 
     logits: computes those of rows of the dataset. history: the content of `history.json`. save: writes the model into a
-    folder, with a model card. about: what `run.json` records of the student. size: its number of parameters; empty for a
-    baseline.
+    folder, with a model card and the thresholds of its labels. about: what `run.json` records of the student. size: its
+    number of parameters; empty for a baseline.
     """
 
     logits: RowLogits
     history: dict[str, Any]
-    save: Callable[[Path, str], None]
+    save: Callable[[Path, str, Thresholds], None]
     about: dict[str, Any]
     size: dict[str, int] = field(default_factory=dict)
 

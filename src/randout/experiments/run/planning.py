@@ -18,13 +18,13 @@ from randout.core.errors import UserError
 from randout.core.launch import process_count
 from randout.core.wording import plural, verb
 from randout.data.composed_text import SEPARATOR
-from randout.data.dataset import Dataset, data_identity, load, without_training_fold
+from randout.data.dataset import Dataset, check_one_label, data_identity, load, without_training_fold
 from randout.data.stratify import Ints
 from randout.data.text_fields import read_fields
 from randout.data.views import make_views
-from randout.methods.base import GOLD_LOSS, Method, Size, overrides
+from randout.methods.base import GOLD_LOSS, Method, Size, overrides, takes_label_sets
 from randout.methods.builtin import GOLD, METHODS
-from randout.methods.compatibility import check_parts, learned_rows, methods_of
+from randout.methods.compatibility import check_parts, check_targets, check_weights, learned_rows, methods_of
 from randout.methods.contrastive import Contrastive
 from randout.models import loading
 from randout.models.heads import check_layers
@@ -38,8 +38,9 @@ from . import cross_fit, defaults, leaks
 from .imported_teacher import ImportedTeacher, find_teacher, import_teacher, is_soft_label_file
 from .plan import FOLDS, Plan
 from .sharded_labels import with_sharded_rows
-from .soft_labels import column_order
+from .soft_labels import check_kind, column_order
 from .student_kinds import Baseline, EncoderStudent, baseline_of
+from .thresholds import metric_of_targets
 
 CPU_TEACHER = 600 * 2**20  # bytes of weights of the largest teacher that is chosen automatically without a GPU
 
@@ -70,6 +71,9 @@ def make(
 
 def _encoder_plan(config: Config, dataset: Dataset, required: Collection[str]) -> Plan:
     """Return the plan of a student that is an encoder."""
+    if config.student.alternative:
+        why = "the choice compares texts that are right or wrong. Name the student: --student ENCODER or --student svm"
+        check_one_label(dataset, f'student.model = "{AUTO_STUDENT}" (student.alternative)', why)
     notes: list[str] = []
     found = dict(zip(("device", "precision"), machine(config), strict=True))
     train = config.train.model_copy(update={**found, "batch_parts": config.train.batch_parts or process_count()})
@@ -86,8 +90,11 @@ def _encoder_plan(config: Config, dataset: Dataset, required: Collection[str]) -
             f"methods: no method with a training target is left. Keep methods.{GOLD}, or a method that learns from a teacher, "
             "together with a teacher"
         )
-    methods = _suitable_methods(methods, dataset, notes)
+    methods = _suitable_methods(methods, dataset, required, notes)
+    check_targets(methods, dataset)
     check_parts(methods, train.batch_parts, train.batch_size)
+    if config.data.weight_column:
+        check_weights(methods)
     cross_fit.check(config, teacher, methods)
     folds = cross_fit.folds_of(dataset, config.teacher)
     plain, dataset = dataset, _with_views(config, dataset, methods, teacher, folds, notes)
@@ -96,11 +103,11 @@ def _encoder_plan(config: Config, dataset: Dataset, required: Collection[str]) -
         how = "by default and without a teacher" if missing else "by default"
         notes.append(f"methods: {used}, {how} (others: --preset NAME or --set methods.NAME=true)")
     settings, tokens = _student_settings(config.student, methods, student, dataset, train.device, notes)
-    as_asked, train = train, _train_settings(train, methods, student, dataset, notes)
+    as_asked, train = train, _train_settings(_with_metric(train, dataset, notes), methods, student, dataset, notes)
     config = config.model_copy(
         update={
             "student": settings,
-            "teacher": config.teacher.model_copy(update={"model": name}),
+            "teacher": config.teacher.model_copy(update={"model": name, "revision": _revision_of(teacher, config)}),
             "train": train,
             "methods": {method.name: method.model_dump(mode="json") for method in methods},
         }
@@ -217,8 +224,14 @@ def _without_teacher(
     return tuple(method for method in methods if not method.teacher)
 
 
-def _suitable_methods(methods: tuple[Method, ...], dataset: Dataset, notes: list[str]) -> tuple[Method, ...]:
-    """Return the methods that suit the number of labelled rows."""
+def _suitable_methods(
+    methods: tuple[Method, ...], dataset: Dataset, required: Collection[str], notes: list[str]
+) -> tuple[Method, ...]:
+    """Return the methods that suit the number of labelled rows and, unless they are required, the kind of target."""
+    if dataset.sets is not None and not required:
+        if out := [method.name for method in methods if not takes_label_sets(method)]:
+            notes.append(f"methods: {', '.join(out)} left out: not supported for multi-label data")
+        methods = tuple(method for method in methods if takes_label_sets(method))
     labelled = len(dataset.split["train"])
     if out := [method.name for method in methods if not method.suits(labelled)]:
         notes.append(f"methods: {', '.join(out)} left out: useful only with fewer labelled rows than {labelled:,}")
@@ -259,6 +272,23 @@ def _train_settings(
     texts, by_contrast = defaults.training_texts(methods, dataset)
     width = student.config.get("hidden_size") or student.config.get("dim") or defaults.RATE_WIDTH
     return defaults.resolved(train, texts, len(dataset.split["validation"]), int(width), by_contrast, notes)
+
+
+def _with_metric(train: TrainTable, dataset: Dataset, notes: list[str]) -> TrainTable:
+    """Return `train` with the metric that suits the targets. Raises UserError for one of label sets on other data."""
+    metric = metric_of_targets(dataset, train.metric, "train.metric")
+    if dataset.sets is None:
+        return train
+    notes.append(
+        "targets: several labels per text (multi-label), each with its own threshold, tuned on validation rows"
+    )
+    if train.metric == metric:
+        return train
+    notes.append(
+        "metric: sample_f1, the mean F1 over rows, in place of accuracy, which counts a row only if its whole set is right "
+        "(others: --set metric=micro_f1, macro_f1, balanced_accuracy or log_loss)"
+    )
+    return train.model_copy(update={"metric": metric})
 
 
 def _requested_config(plan: Plan) -> Config:
@@ -320,6 +350,7 @@ def _find_more_teachers(plan: Plan, notes: list[str]) -> tuple[Source | Imported
 def _check_labels(teacher: Source, dataset: Dataset, named: Sequence[str] | None, name: str) -> None:
     """Raise UserError for a classifier with other labels than the data, before anything is trained. named: its labels."""
     own = teacher.config.get("id2label")
+    check_kind(teacher, dataset, name)
     if teacher.is_classifier and isinstance(own, dict):
         column_order({int(at): label for at, label in own.items()}, dataset.id2label, named, name)
 
@@ -352,9 +383,21 @@ def _baseline_plan(config: Config, baseline: Baseline, dataset: Dataset | None) 
     device, _ = machine(config)
     train = config.train.model_copy(update={"device": device})
     config = resolve_settings(config.model_copy(update={"train": train}), baseline.settings, notes)
+    if config.data.weight_column and baseline.settings.own_loss:
+        raise UserError(
+            f"data.weight_column: {baseline.settings.name} does not support weights of rows. Use an encoder as the student, or "
+            "leave the weights out"
+        )
     dataset = dataset or load(config.data)
     if dataset.fields.pair:
         notes.append(f"pairs: {baseline.label} reads both texts as one, joined by {SEPARATOR.strip()}")
+    if dataset.sets is not None and not baseline.settings.label_sets:
+        raise UserError(
+            f"student.model: {baseline.label} is not supported for multi-label data, because it gives every text one class. Use "
+            "svm (one machine for each label), cnn, lstm, or an encoder"
+        )
+    train = _with_metric(config.train, dataset, notes)
+    config = config.model_copy(update={"train": train})
     baseline = baseline.resolved(len(dataset.split["train"]), notes)
     config = config.model_copy(update={"classifier": baseline.settings.model_dump(mode="json")})
     student, tokens = baseline.reading(dataset, notes)
@@ -446,6 +489,7 @@ def _find_teacher(
         if isinstance(found, Source):
             _check_labels(found, dataset, config.teacher.labels, name)
             _check_fields(found, dataset, name, notes)
+            name = found.name if found.revision else name
         return found, name
     if not wanted:
         return None, "none"
@@ -458,6 +502,11 @@ def _find_teacher(
     source = find(str(larger[-1]))
     notes.append(f"teacher: {source.label}, the largest encoder found locally that fits here (another: --teacher)")
     return source, str(larger[-1])
+
+
+def _revision_of(teacher: Source | ImportedTeacher | None, config: Config) -> str:
+    """Return the commit of a teacher from the hub, to be pinned; for any other, the setting."""
+    return (teacher.revision if isinstance(teacher, Source) else "") or config.teacher.revision
 
 
 def _teacher_of(

@@ -8,14 +8,13 @@ from pathlib import Path
 from randout.core.errors import UserError
 from randout.core.files import atomic, shell_path
 from randout.data.dataset import data_identity, load
+from randout.models.folder_checks import TRUNCATION
 from randout.models.sources import Source, find
 from randout.storage.run_folder import RunFolder
 
 from .plan import Plan
 from .run_request import stored_config as stored_config
 from .student_kinds import EncoderStudent, baseline_of
-
-TRUNCATION = "truncation.json"  # in a model folder without its run
 
 
 def reload_plan(run: RunFolder) -> Plan:

@@ -11,7 +11,8 @@ import numpy as np
 from randout.baselines import CLASSIFIERS, reference
 from randout.methods.builtin import GOLD
 from randout.stats import diagnostics
-from randout.stats.diagnostics import Finding
+from randout.stats.diagnostics import Finding, Majority
+from randout.stats.targets import most_frequent, predicted, widened_sets
 from randout.storage.metrics_record import BaselineScores, Metrics, RunWarning, Scores
 from randout.storage.predictions import read_predictions
 from randout.storage.run_folder import RunFolder
@@ -19,6 +20,7 @@ from randout.storage.run_record import RunRecord
 
 from .plan import Plan
 from .teacher_warnings import weak_first_teacher
+from .thresholds import Thresholds
 
 
 def as_records(findings: Sequence[Finding]) -> list[RunWarning]:
@@ -44,13 +46,13 @@ def diagnose(plan: Plan, run: RunFolder, metrics: Metrics, history: Mapping[str,
         if found := reference.scores_of(known, split, made.labels, made.predicted, made.groups, metric):
             scores.baseline = BaselineScores.model_validate(found)
     last = [*splits][-1]
-    train = np.bincount(dataset.labels[dataset.split["train"]], minlength=len(names))
+    majority = most_frequent(dataset.truth(dataset.split["train"]), len(names))
     about = [one for one in metrics.warnings if not one.split and one.kind != "still-improving"]
     usual = plan.student.usual_epochs(plan)
     held = len(dataset.split["validation"])
     late = diagnostics.still_improving(history, plan.config.train.metric, held, usual)
     hint = "" if late else diagnostics.hint(history, usual)
-    own = _of_split(run, last, splits[last], names, int(train.argmax()), metric, hint)
+    own = _of_split(run, last, splits[last], names, majority, metric, hint)
     others = [diagnostics.unseen(scores.unseen, split) for split, scores in splits.items() if split != last]
     teacher = weak_first_teacher(plan, run, metrics)
     every = [*own, *filter(None, others), *filter(None, (late, teacher))]
@@ -58,9 +60,11 @@ def diagnose(plan: Plan, run: RunFolder, metrics: Metrics, history: Mapping[str,
 
 
 def _of_split(
-    run: RunFolder, split: str, scores: Scores, names: Sequence[str], majority: int, metric: str, hint: str
+    run: RunFolder, split: str, scores: Scores, names: Sequence[str], majority: Majority, metric: str, hint: str
 ) -> list[Finding]:
     made = read_predictions(run.predictions(split), names)
+    if not isinstance(majority, int):
+        majority = widened_sets(majority[None], len(made.names))[0][: len(made.names)]
     return diagnostics.of_split(
         made.labels,
         made.predicted,
@@ -100,7 +104,12 @@ def of_run(run: RunFolder, split: str) -> list[RunWarning]:
         return metrics.warnings
     names, scores = run.labels, metrics.splits[split]
     metric = diagnostics.metric_for(record.identity.train.metric)
-    own = _of_split(run, split, scores, names, trained_majority(record, names, scores), metric, "")
+    majority: Majority = 0
+    if scores.multi_label:
+        majority = most_frequent(read_predictions(run.predictions(split), names).labels, len(names))
+    else:
+        majority = trained_majority(record, names, scores)
+    own = _of_split(run, split, scores, names, majority, metric, "")
     return [*as_records(own), *(one for one in metrics.warnings if not one.split)]
 
 
@@ -119,17 +128,21 @@ def of_file(
     groups: np.ndarray,
     id2label: dict[int, str],
     scores: Scores,
+    thresholds: Thresholds = None,
 ) -> list[RunWarning]:
     """Return the warnings of a classifier on a labelled file.
 
-    The majority class is that of its training rows if it is a run, else of the file. There is no bag-of-words baseline,
+    thresholds: of a model that predicts label sets. The majority class is that of its training rows if it is a run, else
+    of the file; the most common label set is always that of the file. There is no bag-of-words baseline,
     because the training rows may not be available.
     """
     names, run = list(id2label.values()), RunFolder(Path(model).expanduser())
     record = run.record if run.exists else None
-    metric = diagnostics.metric_for(record.identity.train.metric if record else "accuracy")
-    majority = trained_majority(record, names, scores)
-    made = logits.argmax(1)
+    metric = diagnostics.metric_for(record.identity.train.metric if record else scores.main_metric)
+    majority: Majority = (
+        most_frequent(labels, len(names)) if scores.multi_label else trained_majority(record, names, scores)
+    )
+    made = predicted(logits, thresholds, len(names))
     kept = logits if record is None or _gives_probabilities(record) else None
     found = diagnostics.of_split(
         labels,

@@ -14,8 +14,9 @@ import numpy as np
 from randout.core.errors import UserError
 from randout.data.composed_text import parts_of
 from randout.data.text_fields import NONE, TextFields, read_fields
-from randout.models.folder_checks import EXPORT
-from randout.storage.run_folder import RunFolder, check_run
+from randout.models.folder_checks import EXPORT, is_export
+from randout.models.sources import locate
+from randout.storage.run_folder import ABSTENTION, RunFolder, check_run
 
 if TYPE_CHECKING:
     from randout.data.dataset import Dataset
@@ -26,10 +27,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoadedClassifier:
-    """A classifier loaded from disk. logits: computes those of texts, (n, C) float32, columns by `id2label`."""
+    """A classifier loaded from disk. logits: computes those of texts, (n, C) float32, columns by `id2label`.
+
+    thresholds: of the probabilities of its labels, if it predicts label sets (multi-label); None: one label per text.
+    """
 
     id2label: dict[int, str]
     logits: Callable[[Sequence[str], Progress], np.ndarray]
+    thresholds: tuple[float, ...] | None = None
     fields: TextFields = NONE  # the columns of an input, in addition to its text
 
     def row_logits(self, dataset: Dataset) -> RowLogits:
@@ -40,10 +45,11 @@ class LoadedClassifier:
 def load_classifier(name: str, device: str = "cpu", form: str = "", *, precision: str = "float32") -> LoadedClassifier:
     """Load the classifier of a run or a folder, or an export. Raises UserError if there is none.
 
-    Texts are truncated as in training. form: of an export; empty: its default. precision: in which an encoder or a decoder
-    computes, and a decoder holds its weights.
+    name: also of a model in a cache or on the hub. Texts are truncated as in training. form: of an export; empty: its
+    default. precision: in which an encoder or a decoder computes, and a decoder holds its weights.
     """
-    if exported := export_folder(name):
+    name = local_folder(name)
+    if exported := export_folder(name, form):
         return _load_export(exported, form)
     if form:
         raise UserError(f"--form {form}: {name} is not an export; only a folder written by randout export has forms")
@@ -51,10 +57,14 @@ def load_classifier(name: str, device: str = "cpu", form: str = "", *, precision
         from randout import baselines
 
         fitted = baselines.load(folder)
-        fields = read_fields(folder)
-        return LoadedClassifier(fitted.id2label, lambda texts, progress: fitted.logits(texts, progress, device), fields)
+
+        def logits_of(texts: Sequence[str], progress: Progress) -> np.ndarray:
+            return fitted.logits(texts, progress, device)
+
+        return LoadedClassifier(fitted.id2label, logits_of, fitted.thresholds, read_fields(folder))
     from randout.models import loading  # imports PyTorch
     from randout.models.inference import predict
+    from randout.models.label_thresholds import thresholds_of
     from randout.models.tokens import encode, truncate
 
     from .reload import truncation_of
@@ -68,7 +78,9 @@ def load_classifier(name: str, device: str = "cpu", form: str = "", *, precision
         tokens = truncate(rows, encoder.longest, truncation_of(source), encoder.suffix, encoder.prefix)
         return predict(encoder, tokens, np.arange(len(texts)), precision, progress)
 
-    return LoadedClassifier(dict(encoder.model.config.id2label), logits, read_fields(source.folder))
+    id2label = dict(encoder.model.config.id2label)
+    limits = thresholds_of(source.config, id2label, source.name)
+    return LoadedClassifier(id2label, logits, limits, read_fields(source.folder))
 
 
 def load_on_device(name: str, device: str, command: str, form: str = "") -> LoadedClassifier:
@@ -76,7 +88,10 @@ def load_on_device(name: str, device: str, command: str, form: str = "") -> Load
 
     command: the command of the option, for the message.
     """
-    if export_folder(name):
+    if device != "auto" and not is_path(name):
+        device_of(device, command)  # a mistake in it is reported before a download
+    name = local_folder(name)
+    if export_folder(name, form):
         if device not in ("auto", "cpu"):
             raise UserError(f"{command}: --device {device}: an export runs on the CPU")
         return load_classifier(name, form=form)
@@ -111,10 +126,12 @@ def fingerprint(name: str, form: str = "") -> str:
     Raises UserError if there is no such classifier.
     """
     total = hashlib.sha256()
-    folder = export_folder(name) or baseline_folder(name)
+    name = local_folder(name)
+    folder = export_folder(name, form) or baseline_folder(name)
     if folder is not None:
         for path in sorted(folder.iterdir()):
-            if path.is_file() and path.suffix not in (".md", ".py", ".npz"):  # what describes a model, and its rows
+            described = path.suffix in (".md", ".py", ".npz") or path.name == ABSTENTION  # and not what computes logits
+            if path.is_file() and not described:
                 with path.open("rb") as stream:
                     total.update(path.name.encode() + hashlib.file_digest(stream, "sha256").digest())
         total.update(form.encode())
@@ -126,6 +143,19 @@ def fingerprint(name: str, form: str = "") -> str:
     source = loading.find(name, decoders=True)
     total.update(f"{source.fingerprint()} {truncation_of(source)}".encode())
     return total.hexdigest()
+
+
+def local_folder(name: str) -> str:
+    """Return the path that a classifier's name is, or the folder of the model that it names in a cache or on the hub.
+
+    Such a model is downloaded if necessary. Raises UserError if there is none, and Failure if the hub cannot be reached.
+    """
+    return name if is_path(name) else str(locate(name).folder)
+
+
+def is_path(name: str) -> bool:
+    """Return whether a classifier's name is a path that exists."""
+    return Path(os.path.expanduser(name)).exists()
 
 
 def run_of(name: str) -> RunFolder | None:
@@ -147,7 +177,13 @@ def trained_columns(name: str) -> dict[str, str]:
         text = read_fields(Path(os.path.expanduser(name))).text
         return {"text": text} if text else {}
     found = run.record.identity.data.columns
-    return {what: found[what] for what in ("text", "label") if found.get(what)}
+    return {what: found[what] for what in ("text", "label", "separator") if found.get(what)}
+
+
+def trained_sets(name: str) -> list[str] | None:
+    """Return the labels of a run that predicts label sets (multi-label), in order; None for any other classifier."""
+    run = run_of(name)
+    return run.labels if run is not None and run.record.identity.data.multi_label else None
 
 
 def fields_of(name: str, pair: str | None = None) -> TextFields:
@@ -203,10 +239,19 @@ def baseline_folder(name: str) -> Path | None:
     return next((folder for folder in (path / "model", path) if baselines.is_fitted(folder)), None)
 
 
-def export_folder(name: str) -> Path | None:
-    """Return the folder if `randout export` wrote it; else None."""
+def model_folder(name: str) -> Path | None:
+    """Return the folder with the saved model of a run, or the folder itself; None if there is no such folder."""
     path = Path(os.path.expanduser(name))
-    return path if (path / EXPORT).is_file() else None
+    return next((folder for folder in (path / "model", path) if folder.is_dir()), None)
+
+
+def export_folder(name: str, form: str = "") -> Path | None:
+    """Return the folder if `randout export` wrote it; else None.
+
+    form: if it names one, also for an export in the folder of its model, which is otherwise read as the model.
+    """
+    path = Path(os.path.expanduser(name))
+    return path if is_export(path) or (form and (path / EXPORT).is_file()) else None
 
 
 def _export_record(folder: Path) -> dict[str, Any]:
@@ -237,7 +282,7 @@ def _load_export(folder: Path, form: str) -> LoadedClassifier:
     def logits(texts: Sequence[str], progress: Progress) -> np.ndarray:
         return model.logits([for_export(text, fields) for text in texts], progress)
 
-    return LoadedClassifier(dict(enumerate(record["labels"])), logits, fields)
+    return LoadedClassifier(dict(enumerate(record["labels"])), logits, fields=fields)
 
 
 def for_export(text: str, fields: TextFields) -> runtime.Text:

@@ -15,6 +15,7 @@ import numpy as np
 
 from randout.core.console import Show
 from randout.core.errors import UserError
+from randout.core.label_sets import JOINED, names_of
 from randout.core.wording import WARNING, plural, verb
 from randout.data import dataset as data
 from randout.data import table_writing, tables
@@ -23,8 +24,9 @@ from randout.data.labels import UnknownLabel
 from randout.data.row_hashes import row_hashes
 from randout.reporting import run_pictures
 from randout.stats import diagnostics
-from randout.stats.metrics import log_probabilities, score
+from randout.stats.label_set_scores import set_probability
 from randout.stats.paired import Comparison, compare_models
+from randout.stats.targets import predicted, probabilities, score
 from randout.storage import run_folder
 from randout.storage.metrics_record import Leaks, Metrics, Scores, TestRows
 from randout.storage.predictions import Predictions, read_predictions, write_predictions
@@ -32,6 +34,8 @@ from randout.storage.run_folder import RunFolder
 from randout.storage.seen_rows import SeenRows, in_words, merged, read_seen, seen_in
 
 from . import leaks
+from .abstention import Abstainer, abstainer
+from .batch_prediction import GUESS
 from .model_card import update_card, update_openings
 from .plan import Plan, RowLogits
 from .reload import reload_plan
@@ -48,30 +52,35 @@ from .saved_model import (
 )
 from .soft_labels import output_names
 from .teacher_test_logits import TestedTeacher, compare_on_test, teacher_of_run
+from .thresholds import Thresholds, tuned
 
 PLACEHOLDER = re.compile(r"LABEL_\d+")  # the name that transformers gives an unnamed output
 
 
-def score_split(logits_of: RowLogits, plan: Plan, name: str, run: RunFolder, show: Show) -> Scores:
-    """Return metrics of one split with intervals, in float32; write its predictions and a confusion matrix image."""
+def score_split(
+    logits_of: RowLogits, plan: Plan, name: str, run: RunFolder, show: Show, thresholds: Thresholds = None
+) -> Scores:
+    """Return metrics of one split with intervals, in float32; write its predictions and a confusion matrix image.
+
+    thresholds: of multi-label data; None: tuned on these rows.
+    """
     dataset, rows = plan.dataset, plan.dataset.split[name]
     with show.bar(f"scoring {name}", len(rows)) as advance:
         logits = logits_of(rows, lambda count: advance(count, ""))
-    labels = dataset.labels[rows]
-    found = score(labels, logits, dataset.id2label, dataset.groups[rows], unseen=dataset.unseen)
-    scores = Scores.model_validate(found)
+    labels, limits = dataset.truth(rows), thresholds or tuned(dataset, rows, logits)
+
+    def scored(kept: np.ndarray) -> Scores:
+        rest = (labels[kept], logits[kept], dataset.id2label, dataset.groups[rows][kept])
+        return Scores.model_validate(score(*rest, unseen=dataset.unseen, thresholds=limits))
+
+    scores = scored(np.full(len(rows), True))
     none = np.zeros(0, np.int64)
     copied = np.isin(rows, [*dataset.report.leaked.get(name, none), *plan.token_copies.get(name, none)])
     leaking = _leaks(plan, name, run)
 
-    def without(unwanted: np.ndarray) -> Scores:
-        rest = ~unwanted
-        groups = dataset.groups[rows][rest]
-        return Scores.model_validate(score(labels[rest], logits[rest], dataset.id2label, groups, unseen=dataset.unseen))
-
-    learnt = labels < len(dataset.id2label)
+    learnt = labels < len(dataset.id2label) if dataset.sets is None else np.full(len(rows), True)
     if copied.any() and learnt[~copied].any():
-        scores.without_copies = without(copied)
+        scores.without_copies = scored(~copied)
     elif copied.all():
         show.warn(
             f"all {len(rows):,} {name} rows have a copy in the training split, so {name} scores measure memorization"
@@ -79,18 +88,19 @@ def score_split(logits_of: RowLogits, plan: Plan, name: str, run: RunFolder, sho
     if leaking is not None:
         scores.leaks, which = leaking
         if which.any() and learnt[~which].any():
-            scores.without_leaks = without(which)
+            scores.without_leaks = scored(~which)
     texts = [dataset.texts[row] for row in rows] if plan.config.output.keep_texts else None
     row_ids = [dataset.row_ids[row] for row in rows]
     write_predictions(
-        run.predictions(name), Predictions(dataset.names, row_ids, dataset.groups[rows], labels, logits, texts)
+        run.predictions(name), Predictions(dataset.names, row_ids, dataset.groups[rows], labels, logits, texts, limits)
     )
-    run_pictures.confusion_picture(
-        scores.confusion_matrix,
-        dict(enumerate(scores.per_class)),
-        run.path / f"confusion-{name}.png",
-        f"{run.path.name}: {name}",
-    )
+    if not scores.multi_label:
+        run_pictures.confusion_picture(
+            scores.confusion_matrix,
+            dict(enumerate(scores.per_class)),
+            run.path / f"confusion-{name}.png",
+            f"{run.path.name}: {name}",
+        )
     return scores
 
 
@@ -119,9 +129,9 @@ def compare_runs(found: dict[str, RunFolder], baseline: str, split: str = "test"
         if not predictions.same_rows(first):
             raise UserError(f"{found[name].path}: its {split} rows differ from those of {found[baseline].path}")
     order = [baseline, *(name for name in read if name != baseline)]
-    logits = {name: read[name].logits for name in order}
-    outputs = first.logits.shape[1]
-    return compare_models(first.labels, logits, baseline, first.groups, len(first.names), outputs=outputs)
+    outputs, sets = first.logits.shape[1], first.thresholds is not None
+    found_by = {name: read[name].predicted if sets else read[name].logits for name in order}
+    return compare_models(first.labels, found_by, baseline, first.groups, len(first.names), outputs=outputs)
 
 
 def score_test(
@@ -131,15 +141,17 @@ def score_test(
     show: Show,
     by: str,
     teacher: TestedTeacher | None = None,
+    thresholds: Thresholds = None,
 ) -> Scores:
     """Score the test split and return its metrics; the opening is recorded first.
 
-    teacher: the one that will be scored on the same rows in the same opening, by `compare_on_test`.
+    thresholds: of multi-label data. teacher: the one that will be scored on the same rows in the same opening, by
+    `compare_on_test`.
     """
     name = teacher.name if teacher else ""
     times = run_folder.record_opening(run, rows_sha256(plan, "test"), "test", by, teacher=name)
     show.say(f"scoring the test split ({times_scored(times)})")
-    return score_split(logits_of, plan, "test", run, show)
+    return score_split(logits_of, plan, "test", run, show, thresholds)
 
 
 def times_scored(times: int) -> str:
@@ -150,7 +162,7 @@ def times_scored(times: int) -> str:
 def rows_sha256(plan: Plan, split: str) -> str:
     """Return a digest of a split's texts and labels: it identifies the rows, whatever the training."""
     dataset = plan.dataset
-    rows = sorted((dataset.texts[row], int(dataset.labels[row])) for row in dataset.split[split])
+    rows = sorted((dataset.texts[row], int(dataset.labels[row])) for row in dataset.split[split])  # or numbers of sets
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
@@ -182,9 +194,9 @@ def open_test(
             raise leaks.LeakError(leaks.refusal_message(found))
         show.warn(f"{found}, so test scores will be too high")
     before, metrics = run.metrics, run.metrics
-    logits_of = load_classifier(str(run.path), device).row_logits(plan.dataset)
+    saved = load_classifier(str(run.path), device)
     teacher = teacher or teacher_of_run(run)
-    metrics.test = score_test(logits_of, plan, run, show, by, teacher)
+    metrics.test = score_test(saved.row_logits(plan.dataset), plan, run, show, by, teacher, saved.thresholds)
     if teacher is not None:
         compare_on_test(metrics.test, plan, run, teacher, device, show)
     diagnose(plan, run, metrics, run.read("history.json"))
@@ -199,7 +211,8 @@ class FileRequest:
 
     labels: the classes in the order of the model's outputs, if its own names say nothing. form: of an export; empty: its
     default. out: a table to write, with the prediction and score of each row, and the probabilities of all classes if
-    `probabilities`. text_pair: column of the second texts; None: as in training.
+    `probabilities`. abstain: a target as for `abstention.abstainer`, by which rows get no prediction; empty: all get one.
+    text_pair: column of the second texts; None: as in training.
     """
 
     model: str
@@ -212,6 +225,7 @@ class FileRequest:
     labels: Sequence[str] = ()
     out: Path | None = None
     probabilities: bool = False
+    abstain: str = ""
     text_pair: str | None = None
 
 
@@ -232,56 +246,64 @@ def score_file(
     model, labels, out = request.model, request.labels, request.out
     if out is not None:
         table_writing.check_output(out)
+    abstain = abstainer(model, request.abstain, show) if request.abstain else None
     saved = load_on_device(model, request.device, "evaluate", request.form)
     id2label = dict(enumerate(output_names(saved.id2label, labels, model, "--labels")))
     if twice := [name for name in labels if list(labels).count(name) > 1]:
         raise UserError(f"--labels: {twice[0]!r} is named more than once; each output is a different class")
-    found = _rows_to_score(request, show, id2label, opened)
+    found = _rows_to_score(request, show, id2label, opened, saved.thresholds is not None)
     write = table_writing.writer(found.table, out) if out is not None else None
     counts, which, held = _seen_in_file(model, request.file, found.texts, show)
     test_rows = _open_by_file(run_of(model), held, len(found.texts), show) if held else None
     with show.bar("scoring", len(found.texts)) as advance:
         logits = saved.logits(found.texts, lambda count: advance(count, ""))
     names = list(id2label.values())
-    if labels:
-        order, predicted = range(len(names)), logits.argmax(1)
-        diagnostics.check_order(
-            found.labels, predicted, found.groups, names, order, f"model {model}", "rows", "--labels"
-        )
-    scores = _scores_of_rows(found, logits, id2label, counts, which)
+    if labels and saved.thresholds is None:
+        order, made = range(len(names)), logits.argmax(1)
+        diagnostics.check_order(found.labels, made, found.groups, names, order, f"model {model}", "rows", "--labels")
+    scores = _scores_of_rows(found, logits, id2label, counts, which, saved.thresholds)
     if test_rows is not None:
         scores.test_rows = test_rows
+    if abstain is not None:
+        abstain.check_model(saved.thresholds)
+        scores.abstention = abstain.scores(found.labels, logits, found.groups)
     if write is not None:
-        write(_prediction_columns(found, logits, names, request.probabilities))
+        write(_prediction_columns(found, logits, names, request.probabilities, saved.thresholds, abstain))
         show.say(f"predictions {out}")
     every = dict(enumerate([*names, *found.unseen]))
-    scores.warnings = of_file(model, found.labels, logits, found.groups, every, scores)
+    scores.warnings = of_file(model, found.labels, logits, found.groups, every, scores, saved.thresholds)
     return scores, id2label
 
 
 def _scores_of_rows(
-    found: data.Evaluation, logits: np.ndarray, id2label: dict[int, str], counts: dict[str, int], seen: np.ndarray
+    found: data.Evaluation,
+    logits: np.ndarray,
+    id2label: dict[int, str],
+    counts: dict[str, int],
+    seen: np.ndarray,
+    thresholds: Thresholds,
 ) -> Scores:
     """Return the metrics of the rows of a file, also without those that the model has seen.
 
     logits: (n, C). counts: rows that it has seen, by role; seen: which these are, (n,).
     """
-    scores = Scores.model_validate(score(found.labels, logits, id2label, found.groups, unseen=found.unseen))
+    options: dict[str, Any] = {"unseen": found.unseen, "thresholds": thresholds}
+    scores = Scores.model_validate(score(found.labels, logits, id2label, found.groups, **options))
     if found.without_text:
         scores.without_text = len(found.without_text)
     if counts:
         scores.seen = Leaks(rows=int(seen.sum()), of=len(found.texts), roles=counts)
         rest = ~seen
-        if (found.labels[rest] < len(id2label)).any():
+        if rest.any() and (thresholds is not None or (found.labels[rest] < len(id2label)).any()):
             kept = (found.labels[rest], logits[rest], id2label, found.groups[rest])
-            scores.without_seen = Scores.model_validate(score(*kept, unseen=found.unseen))
+            scores.without_seen = Scores.model_validate(score(*kept, **options))
     return scores
 
 
 def _rows_to_score(
-    request: FileRequest, show: Show, id2label: dict[int, str], opened: data.LabelledFile | None
+    request: FileRequest, show: Show, id2label: dict[int, str], opened: data.LabelledFile | None, sets: bool
 ) -> data.Evaluation:
-    """Read the rows of a file and log notes and warnings."""
+    """Read the rows of a file and log notes and warnings. sets: whether the model predicts label sets."""
     model, file, named = request.model, request.file, bool(request.labels)
     trained = trained_columns(model)
 
@@ -293,9 +315,10 @@ def _rows_to_score(
     notes: list[str] = []
     try:
         columns = (request.text_column, request.label_column)
-        read = opened or data.open_evaluation(
-            file, *columns, trained, request.encoding, evaluation_fields(model, request.text_pair)
-        )
+        names = list(id2label.values()) if sets else None
+        kept = None if sets else opened  # read again, as label sets
+        fields = evaluation_fields(model, request.text_pair)
+        read = kept or data.open_evaluation(file, *columns, trained, request.encoding, names, fields)
         found = data.load_evaluation(read, id2label, notes=notes, told=report_columns, strict=named)
     except UnknownLabel as error:
         if named or not all(PLACEHOLDER.fullmatch(name) for name in id2label.values()):
@@ -319,10 +342,18 @@ def _rows_to_score(
 
 
 def _prediction_columns(
-    found: data.Evaluation, logits: np.ndarray, names: list[str], probabilities: bool
+    found: data.Evaluation,
+    logits: np.ndarray,
+    names: list[str],
+    every: bool,
+    thresholds: Thresholds,
+    abstain: Abstainer | None,
 ) -> dict[str, list[Any]]:
-    """Return the columns to add to the scored table; None in rows that were not scored."""
-    shares = np.exp(log_probabilities(logits))
+    """Return the columns to add to the scored table; None in rows that were not scored. every: the probability of each label.
+
+    With `abstain`, rows below its confidence have no prediction and no score.
+    """
+    shares, made = probabilities(logits, thresholds), predicted(logits, thresholds)
     columns: dict[str, list[Any]] = {}
 
     def add(name: str, values: list[Any]) -> None:
@@ -331,9 +362,18 @@ def _prediction_columns(
             spread[row] = value
         columns[table_writing.free_name([*found.table.columns, *columns], name)] = spread
 
-    add("prediction", [names[at] for at in logits.argmax(1).tolist()])
-    add("score", shares.max(1).tolist())
-    for at, name in enumerate(names if probabilities else []):
+    if thresholds is not None:
+        add("prediction", [JOINED.join(labels) for labels in names_of(made, names)])
+        add("score", set_probability(shares, made).tolist())
+    else:
+        guesses, scores = [names[at] for at in made.tolist()], shares.max(1).tolist()
+        sure = np.ones(len(guesses)) if abstain is None else abstain.confidences(logits)
+        kept = (np.ones(len(guesses), bool) if abstain is None else abstain.accepts(sure)).tolist()
+        add("prediction", [guess if accepted else None for guess, accepted in zip(guesses, kept, strict=True)])
+        add("score", [score if accepted else None for score, accepted in zip(scores, kept, strict=True)])
+        for name, values in zip(GUESS, (guesses, sure.tolist()), strict=True) if abstain is not None else ():
+            add(name, values)
+    for at, name in enumerate(names if every else []):
         add(f"probability_{name}", shares[:, at].tolist())
     return columns
 
@@ -388,10 +428,25 @@ def _open_by_file(run: RunFolder | None, held: int, rows: int, show: Show) -> Te
 
 
 def score_run(
-    path: Path, split: str, show: Show, allow_leaks: bool = False, device: str = "auto"
+    path: Path, split: str, show: Show, allow_leaks: bool = False, device: str = "auto", abstain: str = ""
 ) -> tuple[Scores, dict[int, str]]:
-    """Return the metrics of a finished run on one of its own splits; opening the test split is recorded."""
+    """Return the metrics of a finished run on one of its own splits; opening the test split is recorded.
+
+    abstain: as in `FileRequest`. The threshold is that of the validation rows, so their own scores fit it too well.
+    """
     run = check_own_split(path, split)
+    rejecting = abstainer(str(path), abstain, show) if abstain else None
+    scores, id2label = _scores_of_split(run, split, show, allow_leaks, device)
+    if rejecting is not None:
+        found = read_predictions(run.predictions(split), run.labels)
+        scores.abstention = rejecting.scores(found.labels, found.logits, found.groups)
+    return scores, id2label
+
+
+def _scores_of_split(
+    run: RunFolder, split: str, show: Show, allow_leaks: bool, device: str
+) -> tuple[Scores, dict[int, str]]:
+    path = run.path
     where = device_of(device, "evaluate")
     labels = run.labels
     if split == "validation":

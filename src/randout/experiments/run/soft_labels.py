@@ -20,10 +20,13 @@ from safetensors.numpy import save_file
 from randout.core.console import Show
 from randout.core.errors import UserError
 from randout.core.files import replacing
+from randout.core.label_sets import PROBLEM_TYPE
 from randout.core.wording import plural
 from randout.data.composed_text import parts_of
+from randout.data.dataset import Dataset
 from randout.models.encoder import Encoder
 from randout.models.inference import predict
+from randout.models.sources import Source
 from randout.models.tokens import encode, truncate
 
 
@@ -117,6 +120,24 @@ def column_order(
         f"{found}. If these are the same classes under other names, give the data's names in the order of the teacher's "
         f"outputs: --teacher-labels {places}, each replaced by the class of the data that it means. A wrong order would "
         "teach wrong labels; the model card or label2id gives the order"
+    )
+
+
+def check_kind(teacher: Source, dataset: Dataset, name: str) -> None:
+    """Raise UserError if a classifier gives one label per text and the data have label sets, or the other way round."""
+    sets = teacher.config.get("problem_type") == PROBLEM_TYPE
+    if not teacher.is_classifier or sets == (dataset.sets is not None):
+        return
+    if sets:
+        raise UserError(
+            f"{name}: its config.json says problem_type {PROBLEM_TYPE}: a text may have several labels or none, but in these "
+            "data every text has exactly one. Name another teacher, or read the data with data.multi_label. If it was trained "
+            "with one label per text, remove problem_type there"
+        )
+    raise UserError(
+        f"{name}: this classifier gives every text exactly one label, but in these data a text may have several "
+        f"(data.multi_label), so its outputs are not probabilities of single labels. Name an encoder, or a classifier with "
+        f"problem_type {PROBLEM_TYPE} in its config.json"
     )
 
 

@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,19 +17,23 @@ from randout.core.console import duration
 from randout.core.terminal import stop_on_signal
 from randout.core.wording import plural
 from randout.data.dataset import Dataset
+from randout.data.row_weights import normalised
 from randout.methods.base import Context, LiveTeacher, Method
 from randout.methods.compatibility import learned_rows
+from randout.methods.target_losses import ONE_LABEL, LabelSetTarget, Target
 from randout.models import loading
 from randout.models.encoder import Encoder
 from randout.models.inference import predict
 from randout.models.sources import Source
 from randout.models.tokens import Tokens, encode, truncate
-from randout.stats.metrics import score
+from randout.stats.targets import score
 from randout.storage.run_folder import RunFolder
 from randout.training import checkpoint
 from randout.training.loop import begin, fit, flush, step
 from randout.training.state import TrainingData, TrainingState
 
+from . import thresholds
+from .loss_curves import LossCurves
 from .options import Options as Options
 from .options import Paused as Paused
 from .options import Stopped as Stopped
@@ -69,14 +74,33 @@ def student_of(plan: Plan, teacher: LiveTeacher | None = None) -> tuple[Encoder,
     encoder = plan.student.load(plan)
     encoder.model.to(config.train.device)
     weights, labels = class_weights(plan.dataset).to(config.train.device), len(plan.dataset.id2label)
-    return encoder, Context.of(encoder, config.train.seed, labels, weights, len(plan.teachers), teacher)
+    target = target_of(plan.dataset, config.train.device)
+    return encoder, Context.of(encoder, config.train.seed, labels, weights, len(plan.teachers), teacher, target)
+
+
+def target_of(dataset: Dataset, device: str) -> Target:
+    """Return what the labels of a dataset mean to the losses of methods."""
+    if dataset.sets is None:
+        return ONE_LABEL
+    return LabelSetTarget(torch.from_numpy(dataset.sets.members[:, : len(dataset.id2label)]).to(device))
 
 
 def class_weights(dataset: Dataset) -> torch.Tensor:
-    """Return the class weights n / (C * n_c) over the training split, (C,)."""
-    labels = dataset.labels[dataset.split["train"]]
-    counts = np.bincount(labels[labels >= 0], minlength=len(dataset.id2label))
-    return torch.tensor(counts.sum() / (len(counts) * np.maximum(counts, 1)), dtype=torch.float32)
+    """Return the class weights n / (C * n_c) over the training split, (C,); with weights of rows, n and n_c are their sums.
+
+    Of multi-label data: (n - n_c) / n_c, the weight of the rows that have a label, which equals those that lack it.
+    """
+    rows = dataset.split["train"]
+    rows = rows[dataset.labels[rows] >= 0]
+    weights = dataset.weights[rows] if len(dataset.weights) else None
+    if dataset.sets is not None:
+        has = dataset.truth(rows)[:, : len(dataset.id2label)]
+        of = has if weights is None else has * weights[:, None]
+        count = of.sum(0)
+        total = len(rows) if weights is None else weights.sum()
+        return torch.tensor((total - count) / np.where(count > 0, count, 1), dtype=torch.float32)
+    counts = np.bincount(dataset.labels[rows], weights, minlength=len(dataset.id2label))
+    return torch.tensor(counts.sum() / (len(counts) * np.where(counts > 0, counts, 1)), dtype=torch.float32)
 
 
 def make_training_data(plan: Plan, teacher: TeacherOutputs | None) -> TrainingData:
@@ -84,10 +108,20 @@ def make_training_data(plan: Plan, teacher: TeacherOutputs | None) -> TrainingDa
     labelled, heldout = learned_rows(plan.dataset, plan.methods)
     logits, others = (teacher.logits, tuple(other.logits for other in teacher.others)) if teacher else (None, ())
     if teacher and teacher.stored:
-        return sharded_training_data(plan.dataset, teacher.stored, labelled, heldout)
-    return TrainingData(
-        plan.tokens, torch.from_numpy(plan.dataset.labels), labelled, plan.dataset.unlabelled, logits, heldout, others
-    )
+        return _with_weights(sharded_training_data(plan.dataset, teacher.stored, labelled, heldout), plan.dataset)
+    labels, unlabelled = torch.from_numpy(plan.dataset.labels), plan.dataset.unlabelled
+    data = TrainingData(plan.tokens, labels, labelled, unlabelled, logits, heldout, others)
+    return _with_weights(data, plan.dataset)
+
+
+def _with_weights(data: TrainingData, dataset: Dataset) -> TrainingData:
+    """Return the data with the factor of each row's loss; unchanged if the rows that are learned have equal weights."""
+    factors = normalised(dataset.weights, data.labelled, dataset.split.get("unlabeled", data.unlabelled[:0]))
+    if factors is None:
+        return data
+    weights = torch.ones(len(data.labels))  # sharded texts have no weight of their own
+    weights[: len(factors)] = torch.from_numpy(factors).float()
+    return replace(data, weights=weights)
 
 
 def train_student(
@@ -105,7 +139,7 @@ def train_student(
         begin_together(plan, training, data, options.processes)
     validate = partial(validation_metrics, plan, training)
     texts = len(data.labelled) + len(data.unlabelled)
-    position = training.position
+    position, curves = training.position, LossCurves(training, data, options.tracked)
     done = position.epoch * texts + position.batch * train.batch_size
     what = f"{plan.student.label} ({'+'.join(method.name for method in plan.methods)})"
     saved = time.monotonic()
@@ -115,6 +149,7 @@ def train_student(
     with stop_on_signal() as stop, show.bar(what, texts * train.epochs, min(done, texts * train.epochs)) as bar:
         for event in fit(training, data, validate):
             bar(event.texts, "")
+            curves.take(event)
             why = stop.why or ("the time limit" if options.deadline and time.monotonic() > options.deadline else "")
             due = time.monotonic() - saved > 60 * train.save_minutes
             why, due = agreed(training.processes, why, due)
@@ -174,7 +209,8 @@ def validation_metrics(plan: Plan, training: TrainingState) -> dict[str, Any]:
     logits = predict(training.encoder, plan.tokens, held, plan.config.train.precision, share=share)
     if processes is not None:
         logits = processes.added(logits)
-    metrics = score(dataset.labels[held], logits, dataset.id2label, unseen=dataset.unseen)
+    limits = thresholds.tuned(dataset, held, logits)
+    metrics = score(dataset.truth(held), logits, dataset.id2label, unseen=dataset.unseen, thresholds=limits)
     return (
         metrics
         if processes is None

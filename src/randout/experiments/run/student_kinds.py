@@ -20,7 +20,7 @@ from randout.models.inference import predict
 from randout.models.sources import Source
 from randout.models.tokenization import token_copies, tokens_for
 from randout.models.tokens import Tokens
-from randout.stats.metrics import score
+from randout.stats.targets import score
 from randout.storage.run_folder import RunFolder
 from randout.training.state import TrainingState
 
@@ -28,6 +28,7 @@ from . import defaults
 from .options import Options, Stopped
 from .plan import NO_TOKENS, Plan, RowLogits, TeacherOutputs, TrainedStudent
 from .student import begin_training, estimate, make_training_data, row_counts, stand_in, train_student
+from .thresholds import tuned
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class EncoderStudent:
             pack=train.packing,
             dropout=dropout,
             attention_dropout=attention_dropout,
+            multi_label=plan.dataset.sets is not None,
         )
 
     def train(self, plan: Plan, run: RunFolder, teacher: TeacherOutputs | None, options: Options) -> TrainedStudent:
@@ -72,7 +74,7 @@ class EncoderStudent:
         return TrainedStudent(
             _logits(plan, encoder),
             _history(training),
-            lambda folder, card: loading.save(encoder, folder, longest, card),
+            lambda folder, card, limits: loading.save(encoder, folder, longest, card, limits),
             {"encoder": {"packed": encoder.packed, "reason": encoder.reason, "parameters": parameters}},
             {"parameters": parameters},
         )
@@ -170,11 +172,15 @@ class BagOfWordsBaseline(_Baseline):
         texts, held, began = plan.dataset.texts, _part(plan, "validation"), time.monotonic()
         fitted = self._fit(plan, held, run, options)
         spent = time.monotonic() - began
-        metrics = score(held.labels, fitted.logits(held.texts), plan.dataset.id2label, unseen=plan.dataset.unseen)
+        dataset, rows = plan.dataset, plan.dataset.split["validation"]
+        logits = fitted.logits(held.texts)
+        limits = tuned(dataset, rows, logits)
+        metrics = score(dataset.truth(rows), logits, dataset.id2label, unseen=dataset.unseen, thresholds=limits)
         values = {f"validation_{name}": value for name, value in metrics.items() if isinstance(value, float)}
         row = {"epoch": 1, "step": 1, **values, "seconds": round(spent, 3)}
         found = ", ".join(f"{name} {value}" for name, value in fitted.found.items() if not isinstance(value, list))
-        accuracy = f"validation accuracy {metrics['accuracy']:.2%}"
+        best = plan.config.train.metric if dataset.sets is not None else "accuracy"
+        accuracy = f"validation {best} {metrics[best]:.2%}"
         options.show.say(f"{self.label}: {found}, {accuracy}, {duration(spent)}")
         return TrainedStudent(
             lambda rows, progress: fitted.logits([texts[row] for row in rows], progress),
@@ -221,5 +227,6 @@ def _history(training: TrainingState) -> dict[str, Any]:
 
 
 def _part(plan: Plan, name: str) -> Labelled:
-    rows = plan.dataset.split[name]
-    return Labelled([plan.dataset.texts[row] for row in rows], plan.dataset.labels[rows])
+    rows, dataset = plan.dataset.split[name], plan.dataset
+    labels = dataset.labels[rows] if dataset.sets is None else dataset.truth(rows)[:, : len(dataset.id2label)]
+    return Labelled([dataset.texts[row] for row in rows], labels)

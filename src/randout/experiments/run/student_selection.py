@@ -123,7 +123,9 @@ def _choose_by_folds(plan: Plan, run: RunFolder, options: Options) -> StudentCho
 
 def _predicted(plan: Plan, run: RunFolder, rows: np.ndarray, options: Options) -> np.ndarray:
     run.path.mkdir(parents=True, exist_ok=True)
-    found: np.ndarray = plan.student.train(plan, run, None, options).logits(rows, lambda done: None).argmax(1)
+    found: np.ndarray = (
+        plan.student.train(plan, run, None, replace(options, tracked=None)).logits(rows, lambda done: None).argmax(1)
+    )
     return found
 
 

@@ -17,11 +17,14 @@ from randout.data.stratify import Ints
 from randout.models import loading
 from randout.models.encoder import Encoder
 from randout.models.inference import predict
+from randout.models.label_thresholds import thresholds_of
 from randout.models.sources import Source
 from randout.models.tokens import encode, truncate
 from randout.reporting.cross_fit import cross_fit_words
 from randout.stats import diagnostics
-from randout.stats.metrics import score
+from randout.stats.diagnostics import metric_name
+from randout.stats.label_set_scores import SAMPLE_F1
+from randout.stats.targets import score
 from randout.storage.locks import locked
 from randout.storage.seen_rows import TRAINED, read_seen
 
@@ -74,22 +77,26 @@ def _outputs_of(
     source, encoder, order, parts, spread = _labelled(plan, teacher, labels, rows, options, fine_tune)
     held = dataset.split["validation"]
     own = spread[held].numpy()
-    if not isinstance(teacher, Plan):  # a teacher that is fine-tuned here has the data's labels
+    limits = thresholds_of(source.config, encoder.model.config.id2label, source.name)
+    limits = None if limits is None else tuple(limits[at] for at in order)
+    if not isinstance(teacher, Plan) and limits is None:  # a teacher that is fine-tuned here has the data's labels
         names = list(dataset.id2label.values())
         known = held[dataset.labels[held] < len(names)]
         made = spread[known].numpy().argmax(1)
         diagnostics.check_teacher(dataset.labels[known], made, dataset.groups[known], names, order, source.label)
-    validation = score(dataset.labels[held], own, dataset.id2label, unseen=dataset.unseen)
+    validation = score(dataset.truth(held), own, dataset.id2label, unseen=dataset.unseen, thresholds=limits)
     record = read_seen(source.folder)
     taught = int(np.count_nonzero(record.roles_of(dataset.hashes[held]) & TRAINED)) if record else 0
     seen = f" (the teacher was trained on {taught:,} of these {plural(len(held), 'row')})" if taught else ""
-    options.show.say(f"teacher {source.label}: validation accuracy {validation['accuracy']:.2%}{seen}")
+    metric = "accuracy" if limits is None else SAMPLE_F1
+    options.show.say(f"teacher {source.label}: validation {metric_name(metric)} {validation[metric]:.2%}{seen}")
     live = None
     if any(method.teacher == "model" for method in plan.methods) and teacher is plan.teachers[0]:
         live = live_teacher(plan, encoder, tuple(order), int(parts["max_length"]))
     parameters = sum(p.numel() for p in encoder.model.parameters())
     again = partial(_timed, source, plan, parts) if parameters <= TIMED_PARAMETERS else None
-    return TeacherOutputs(source.label, spread, validation, live=live, about={"parameters": parameters}, again=again)
+    about: dict[str, float] = {"parameters": parameters}
+    return TeacherOutputs(source.label, spread, validation, live=live, about=about, again=again, thresholds=limits)
 
 
 def _of_shards(plan: Plan, teacher: ImportedTeacher, options: Options) -> TeacherOutputs:

@@ -16,6 +16,7 @@ import numpy as np
 
 from randout.core.console import Show
 from randout.core.errors import UserError
+from randout.models.label_thresholds import thresholds_of
 from randout.models.sources import Source, find
 from randout.storage.metrics_record import Scores
 from randout.storage.predictions import read_predictions
@@ -27,6 +28,7 @@ from .imported_teacher import ImportedTeacher
 from .plan import Plan
 from .saved_model import load_classifier
 from .teacher_comparison import judged_teacher_gap
+from .thresholds import Thresholds
 
 FOLDER = Path("soft-labels") / "test"  # in a folder of runs
 
@@ -105,9 +107,19 @@ def compare_on_test(
             "the student there. The student and its scores are complete"
         )
         return
-    own = read_predictions(run.predictions("test"), run.labels).logits
-    if gap := judged_teacher_gap(plan, own, its, "test"):
+    own = read_predictions(run.predictions("test"), run.labels)
+    if gap := judged_teacher_gap(plan, own.logits, its, "test", (own.thresholds, _thresholds(plan, teacher))):
         scores.teacher = gap
+
+
+def _thresholds(plan: Plan, teacher: TestedTeacher) -> Thresholds:
+    """Return the thresholds of a teacher in the order of the data's labels; None for one label per text."""
+    own, named = teacher.source.config, plan.config.teacher.labels
+    id2label = {int(at): label for at, label in own.get("id2label", {}).items()}
+    found = thresholds_of(own, id2label, teacher.name)
+    if found is None:
+        return None
+    return tuple(found[at] for at in soft_labels.column_order(id2label, plan.dataset.id2label, named, teacher.name))
 
 
 def teacher_test_logits(plan: Plan, run: RunFolder, teacher: TestedTeacher, device: str, show: Show) -> np.ndarray:

@@ -12,6 +12,7 @@ from randout.methods.builtin import GOLD
 from randout.models.sources import Source
 from randout.stats import diagnostics
 from randout.stats.diagnostics import Finding
+from randout.stats.targets import most_frequent, predicted
 from randout.storage import run_folder
 from randout.storage.metrics_record import Metrics, RunWarning
 from randout.storage.run_folder import RunFolder
@@ -40,11 +41,10 @@ def _below_majority(plan: Plan, source: Source | ImportedTeacher | Plan, teacher
         rows = rows[seen.roles_of(dataset.hashes[rows]) & ANY_TRAINED == 0]
     if not len(rows):
         return None
-    majority = int(np.bincount(dataset.labels[dataset.split["train"]]).argmax())
-    made = teacher.logits[rows].numpy().argmax(1)
-    return diagnostics.weak_teacher(
-        dataset.labels[rows], made, dataset.groups[rows], dataset.names, majority, teacher.name, metric
-    )
+    labels, names = dataset.truth(rows), dataset.names
+    majority = most_frequent(dataset.truth(dataset.split["train"]), len(names))
+    made = predicted(teacher.logits[rows].numpy(), teacher.thresholds, len(names))
+    return diagnostics.weak_teacher(labels, made, dataset.groups[rows], dataset.names, majority, teacher.name, metric)
 
 
 def weak_first_teacher(plan: Plan, run: RunFolder, metrics: Metrics) -> Finding | None:

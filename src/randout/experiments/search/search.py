@@ -21,8 +21,10 @@ from randout.data.dataset import Dataset, load
 from randout.experiments.run import pipeline, planning
 from randout.experiments.run.run_request import TEACHERS_OWN
 from randout.experiments.run.student import Options, Paused, Stopped, check_methods, student_of
+from randout.experiments.run.thresholds import metric_of_targets
 from randout.experiments.sharing import scheduling
 from randout.experiments.sharing.cells import Outcome, check_threads, claimed, peak_memory, prepared
+from randout.experiments.sharing.tracked_study import tracked_study, trial_label
 from randout.methods.builtin import GOLD, METHODS
 from randout.methods.compatibility import methods_of
 from randout.storage.locks import Busy, LockLost
@@ -62,15 +64,16 @@ def run_search(
     options, dataset = prepared(options), dataset or load(search.config.data)
     folder = open_search(search, path, options, dataset)
     options.show.say(f"search in {path}{_teachers(search, dataset)}")
-    if search.table.sampler == "tpe":
-        with folder.alone():
-            folder.refresh()
-            _propose(search, folder, dataset, options)
-    else:
-        trials = Trials(search, folder, dataset, options)
-        scheduling.work(trials, options, search.required)
-    folder.refresh()
-    _conclude(search, folder)
+    with tracked_study(folder, options, _study_tables(search.table, search.config)) as options:
+        if search.table.sampler == "tpe":
+            with folder.alone():
+                folder.refresh()
+                _propose(search, folder, dataset, options)
+        else:
+            trials = Trials(search, folder, dataset, options)
+            scheduling.work(trials, options, search.required)
+        folder.refresh()
+        _conclude(search, folder)
     return folder
 
 
@@ -86,7 +89,7 @@ def open_search(search: Search, path: Path, options: Options, dataset: Dataset) 
         finished=None,
         kind="search",
         name=path.name,
-        metric=config.train.metric,
+        metric=metric_of_targets(dataset, config.train.metric, "train.metric"),
         data=StudyData(name=dataset.name, sha256=dataset.sha256, labelled_sha256=dataset.labelled_sha256),
         space=search.space,
         trials=[],
@@ -375,7 +378,10 @@ def _train(
     trial.steps = plan.steps
     at_share = max(1, math.floor(share * trial.steps + 1e-9))  # rounded down, so that the budget is kept
     pause = at_share if share < 1 else None
-    within = replace(options, out=run.path, fresh=False, pause_at=pause, show=options.show.within())
+    report_to = options.report_to.labelled(trial_label(folder, trial, options))
+    within = replace(
+        options, out=run.path, fresh=False, pause_at=pause, report_to=report_to, show=options.show.within()
+    )
     try:
         trial.value = pipeline.execute(plan, within).scores.validation.value(metric)
         trial.state, trial.step = "finished", run.history.epochs[-1].step

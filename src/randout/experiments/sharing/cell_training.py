@@ -27,6 +27,7 @@ def train_cell(folder: StudyFolder[Any], cell: Cell, plan: Plan, options: Option
     cell.run, cell.state, cell.error = folder.place(options.runs / plan.name), "waiting", None
     folder.save()  # so that others know the run before they plan it
     within = replace(options, out=None, fresh=False, name="", request="", show=options.show.within())
+    within = replace(within, report_to=options.report_to.labelled(name))
     began, state = time.monotonic(), "finished"
     try:
         found = pipeline.execute(plan, within)

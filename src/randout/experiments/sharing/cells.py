@@ -95,6 +95,7 @@ def order_for(cells: Cells, options: Options, required: Collection[str]) -> dict
         "required": sorted(required),
         "plugins": [str(word) for word in loaded_plugins()],
         "command": sys.argv,
+        "report_to": options.report_to.as_json(),
     }
 
 

@@ -20,7 +20,7 @@ from randout.core.config import Config
 from randout.core.console import duration
 from randout.core.errors import UserError
 from randout.core.wording import plural, verb
-from randout.data.dataset import Dataset
+from randout.data.dataset import Dataset, check_one_label
 from randout.experiments.run import leaks, pipeline, planning
 from randout.experiments.run.imported_teacher import find_teacher
 from randout.experiments.run.options import Options, Stopped
@@ -29,6 +29,7 @@ from randout.experiments.run.scoring import rows_sha256, times_scored
 from randout.experiments.sharing import scheduling
 from randout.experiments.sharing.cell_training import train_cell
 from randout.experiments.sharing.cells import Outcome, check_threads, claimed, prepared
+from randout.experiments.sharing.tracked_study import tracked_study
 from randout.models.sources import Source
 from randout.reporting.pictures import draw_picture, to_bytes
 from randout.reporting.shrink import figure, points
@@ -87,6 +88,8 @@ class Ladder:
 
 def plan_ladder(made: Shrink, dataset: Dataset) -> Ladder:
     """Plan every training of a ladder. Raises UserError if one cannot run, and for a teacher that is not a model."""
+    why = "its tests of not being worse count texts that are right or wrong. Train the sizes one by one and compare the runs"
+    check_one_label(dataset, "shrink", why)
     _check_teacher(made)
     asked = made.student_config(made.students[0])
     if asked.teacher.model == "auto" and planning.make(asked, dataset).left_out:
@@ -239,13 +242,14 @@ def run_shrink(
     ladder, folder = open_shrink(made, path, options, dataset)
     for warning in _warnings(ladder) if options.worker is None else ():
         options.show.warn(warning)
-    rungs = Rungs(ladder, folder, options)
-    scheduling.work(rungs, options, made.required)
-    if options.worker is None:
-        with folder.alone():  # costs are measured on a machine that does nothing else
-            folder.record = _read(folder)
-            if not folder.record.finished:
-                _compare(ladder, folder, rungs, again, options)
+    with tracked_study(folder, options, made.table.model_dump(mode="json")) as options:
+        rungs = Rungs(ladder, folder, options)
+        scheduling.work(rungs, options, made.required)
+        if options.worker is None:
+            with folder.alone():  # costs are measured on a machine that does nothing else
+                folder.record = _read(folder)
+                if not folder.record.finished:
+                    _compare(ladder, folder, rungs, again, options)
     return folder
 
 

@@ -18,11 +18,13 @@ from randout.data.dataset import Dataset, Datasets
 from randout.experiments.run import leaks, planning
 from randout.experiments.run.plan import Plan
 from randout.experiments.run.student import Options, Stopped, begin_training, check_methods, stand_in, student_of
+from randout.experiments.run.thresholds import metric_of_targets
 from randout.experiments.search.search import check_trials, make_search, plugins_of, run_search
 from randout.experiments.search.space import settings_text, tables_of
 from randout.experiments.sharing import scheduling
 from randout.experiments.sharing.cell_training import train_cell
 from randout.experiments.sharing.cells import Outcome, check_threads, claimed, prepared
+from randout.experiments.sharing.tracked_study import tracked_study
 from randout.methods.builtin import METHODS
 from randout.storage.locks import Busy
 from randout.storage.run_folder import RunFolder, now
@@ -61,12 +63,13 @@ def run_study(
     update_result(study, folder)
     for note in folder.record.notes:
         (options.show.warn if note.startswith("leak, ") else options.show.say)(note)
-    cells = StudyCells(study, folder, datasets, options)
-    scheduling.work(cells, options)
-    folder.refresh()
-    if all(cell.state == "finished" for cell in folder.record.cells):
-        folder.record.finished = folder.record.finished or now()
-    update_result(study, folder)
+    with tracked_study(folder, options, study.model_dump(mode="json")) as options:
+        cells = StudyCells(study, folder, datasets, options)
+        scheduling.work(cells, options)
+        folder.refresh()
+        if all(cell.state == "finished" for cell in folder.record.cells):
+            folder.record.finished = folder.record.finished or now()
+        update_result(study, folder)
     return folder
 
 
@@ -78,6 +81,7 @@ def open_comparison(
     asked = study.model_dump(mode="json")
     study, notes = check_arms(study, datasets)
     first = datasets.read(_cell_config(study, next(iter(study.arms)), units(study)[0], {}))
+    study = study.model_copy(update={"metric": metric_of_targets(first, study.metric, "metric")})
     fresh = ComparisonRecord(
         format=FORMAT,
         started=now(),

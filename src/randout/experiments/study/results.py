@@ -13,6 +13,7 @@ from randout.core.wording import plural
 from randout.reporting.text import covered, method_lines, training_rows_note
 from randout.stats.crossed import Difference
 from randout.stats.metrics import score
+from randout.stats.targets import rates_of
 from randout.stats.verdicts import FOLDS_NEEDED, MethodRow, compare_folds, compare_methods
 from randout.storage.metrics_record import Leaks, Rates
 from randout.storage.predictions import read_predictions
@@ -53,6 +54,9 @@ class StudyPredictions:
     def each(self, arm: str) -> list[Rates]:
         """Return the metrics of an arm at every unit, with classes named by number."""
         found = []
+        if self.labels and self.labels[0].ndim == 2:
+            pairs = zip(self.labels, self.predictions[arm], strict=True)
+            return [Rates.model_validate(rates_of(labels, made, labels.shape[1])) for labels, made in pairs]
         for labels, logits in zip(self.labels, self.logits[arm], strict=True):
             names = [str(at) for at in range(self.num_labels)]
             learnt = dict(enumerate(names[: logits.shape[1]]))

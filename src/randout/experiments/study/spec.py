@@ -65,8 +65,9 @@ class Study(Table):
         {}, description="a further baseline -> the arms that are also compared with it"
     )
     screening: bool = Field(False, description="a first look, without verdicts")
-    metric: Literal["accuracy", "macro_f1"] = Field(
-        "accuracy", description="the primary metric, which decides the verdicts"
+    metric: Literal["accuracy", "macro_f1", "sample_f1", "micro_f1"] = Field(
+        "accuracy",
+        description="the primary metric, which decides the verdicts; of multi-label data, accuracy stands for sample_f1",
     )
     margin: Annotated[float, Field(gt=0, lt=1)] = Field(0.02, description="differences below this count as equivalent")
 

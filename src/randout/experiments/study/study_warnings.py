@@ -64,9 +64,12 @@ def _over_folds(
     for unit, run in runs.items():
         found = metrics[unit].test
         assert found is not None
-        largest = trained_majority(run.record, run.labels, found)
         own.append(found.value(metric))
-        others["majority"].append(majority_scores(np.asarray(found.confusion_matrix), largest)[metric])
+        if found.multi_label:
+            others["majority"].append(None)  # not stored for label sets; the runs' own warnings compare with it
+        else:
+            largest = trained_majority(run.record, run.labels, found)
+            others["majority"].append(majority_scores(np.asarray(found.confusion_matrix), largest)[metric])
         others["baseline"].append(found.baseline.value(metric) if found.baseline else None)
         sizes.append(found.rows)
         trained.append(len(run.split["train"]))
