@@ -11,7 +11,9 @@ import pytest
 from randout.testing.models import build, toy_texts
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "come-from-other-tools.md"
-SCRIPTS = dict(re.findall(r"^```python tool=(\S+)\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL))
+SCRIPTS = dict(
+    re.findall(r"^```python tool=(\S+)\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+)
 TOOLS = sorted(SCRIPTS.keys() - {"read"})
 
 
