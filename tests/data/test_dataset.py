@@ -181,7 +181,7 @@ REFUSED = {  # name -> (columns, suffix, options, parts of the message)
     "one column twice": ({"text": LONG, "label": TWO}, ".csv", {"text_column": "label", "label_column": "label"}, [
         "'label'", "as both text and label"]),
     "pairs": ({"sentence1": LONG, "sentence2": LONG, "label": TWO}, ".csv", {}, [
-        "'sentence1' and 'sentence2'", "pairs of texts", "Join", "--text-column"]),
+        "'sentence1' and 'sentence2'", "pairs of texts", "--text-pair sentence2", "--text-column"]),
     "pairs in other words": ({"Premise": LONG, "Hypothesis": LONG, "label": TWO}, ".csv", {}, ["'Premise' and 'Hypothesis'"]),
     "many empty texts": ({"text": [""] * 29 + ["a"], "label": TWO}, ".csv", {}, [
         "more than half of the rows lack", "29 of 30 rows have an empty text", "rows 1, 2, 3, 4, 5 and 24 more", "Remove"]),
@@ -320,7 +320,7 @@ def test_the_command_of_a_message_settles_the_classes(here):
     path = write(here / "a.csv", table(40, ("it's, US", 'a "b", US', "it's, UK", 'a "b", UK')))
     with pytest.raises(UserError, match="multi-label") as caught:
         load(path)
-    setting = shlex.split(str(caught.value).split("--set ")[1])[0]
+    setting = shlex.split(str(caught.value).split("Otherwise")[1].split("--set ")[1])[0]
     listed = tomllib.loads(setting.removeprefix("data."))["labels"]
     assert sorted(load(path, labels=listed).id2label.values()) == sorted(
         {"it's, US", 'a "b", US', "it's, UK", 'a "b", UK'}
