@@ -32,6 +32,8 @@ from randout.training import loop
 
 import torch  # isort: skip  (randout sets torch's environment first)
 
+POINTS = 50  # reported without any training, for the cost of one
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -88,6 +90,11 @@ def measured(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         if failed:
             raise SystemExit(f"not reported to {', '.join(failed)}")
     events.close()
+    values, began = {f"loss_{name}": 0.5 for name in "abcdef"}, clocks()
+    for number in range(POINTS):
+        tracked.log(values, training.position.step + number + 1)
+    tracked.wait()
+    point = 1000 * (clocks() - began) / POINTS
     tracked.end("finished")
     step, step_reported = (1000 * np.median(spent, axis=0) / arguments.steps for spent in (plain, reported))
     ratio, cpu_ratio = np.median(np.array(reported) / np.array(plain), axis=0)
@@ -99,6 +106,7 @@ def measured(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "cpu_ms": step[1],
         "cpu_ms_reported": step_reported[1],
         "cpu_ratio": cpu_ratio,
+        "cpu_ms_per_point": point[1],
         "steps_per_point": max(1, -(-data.steps(training.settings) // 200)),
         "threads": torch.get_num_threads(),
     }
@@ -108,7 +116,8 @@ def as_text(found: dict[str, Any]) -> str:
     return (
         f"{found['step_ms']:.2f} ms per step, {found['step_ms_reported']:.2f} with reports to {found['report_to']} "
         f"(a point every {found['steps_per_point']} steps): ratio {found['ratio']:.3f}; CPU time {found['cpu_ms']:.2f} and "
-        f"{found['cpu_ms_reported']:.2f} ms: ratio {found['cpu_ratio']:.3f}; {found['threads']} threads"
+        f"{found['cpu_ms_reported']:.2f} ms: ratio {found['cpu_ratio']:.3f}, {found['cpu_ms_per_point']:.2f} ms per point; "
+        f"{found['threads']} threads"
     )
 
 

@@ -86,9 +86,9 @@ def no_refit() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def quick_pictures() -> Iterator[Callable[..., Path]]:
-    """The confusion matrix of a run is no more than the head of a PNG: drawing two takes longer than a tiny training.
+    """The pictures of a run are no more than the head of a PNG: drawing them takes longer than a tiny training.
 
-    Gives the function that draws; `real_pictures` puts it back for one test.
+    Gives the function that draws a confusion matrix; `real_pictures` puts it back for one test.
     """
     from randout.reporting import run_pictures
 
@@ -97,9 +97,14 @@ def quick_pictures() -> Iterator[Callable[..., Path]]:
         Path(path_png).write_bytes(b"\x89PNG\r\n\x1a\n")
         return Path(path_png)
 
+    def no_curve(points: Any, path_png: str | os.PathLike[str], title: str) -> Path:
+        Path(path_png).write_bytes(b"\x89PNG\r\n\x1a\n")
+        return Path(path_png)
+
     real = run_pictures.confusion_picture
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_pictures, "confusion_picture", instead)
+        patch.setattr(run_pictures, "coverage_picture", no_curve)
         yield real
 
 

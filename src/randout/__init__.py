@@ -23,6 +23,7 @@ _WHERE = {
     "train": "api",
     "predict": "api",
     "annotate": "api",
+    "label_issues": "api",
     "label_shards": "api",
     "load": "api",
     "Predictor": "api",
@@ -70,6 +71,7 @@ if TYPE_CHECKING:  # the same names as in `_WHERE`, for type checkers
         cross_validate,
         evaluate,
         export,
+        label_issues,
         label_shards,
         load,
         predict,
@@ -136,6 +138,7 @@ __all__ = [
     "export",
     "for_trainer",
     "kl_divergence",
+    "label_issues",
     "label_shards",
     "load",
     "predict",
@@ -153,6 +156,8 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "sklearn":
+        return importlib.import_module("randout.sklearn")
     if name not in _WHERE:
         raise AttributeError(f"module 'randout' has no attribute {name!r}")
     return getattr(importlib.import_module(f"randout.{_WHERE[name]}"), name)

@@ -35,10 +35,13 @@ from randout.trackers.report_to import trackers_of
 
 if TYPE_CHECKING:
     from randout.experiments.annotation import Annotation
+    from randout.experiments.run.abstention import Abstainer
     from randout.experiments.run.export import Export
     from randout.experiments.run.pipeline import Result
     from randout.experiments.run.plan import Plan
     from randout.experiments.run.push import Pushed
+    from randout.stats.abstention import Threshold
+    from randout.storage.label_issues import LabelIssues
     from randout.training.processes import Processes
 
 PathLike = str | Path
@@ -116,13 +119,31 @@ class Predictor:
         limits = self.saved.thresholds
         return None if limits is None else dict(zip(self.saved.id2label.values(), limits, strict=True))
 
-    def predict(self, texts: Iterable[str]) -> list[Any]:
+    def predict(self, texts: Iterable[str], *, abstain: str | float = "") -> list[Any]:
         """Return the label of each text; None, with a Python warning, for an empty or white-space text.
 
-        A model of label sets (multi-label) gives a list of labels for each text, which may be empty. Raises UserError as
-        `predict_proba` does.
+        abstain: a text of which the model is not sure enough gets None too: "accuracy=0.95", "coverage=0.9" (a threshold
+        chosen on validation rows, see `threshold`), or a confidence. A model of label sets (multi-label) gives a list of
+        labels for each text, which may be empty. Raises UserError as `predict_proba` and `threshold` do.
         """
-        return _labels(self.saved, self._predicted(texts, None, "model.predict"))
+        abstainer = self._abstainer(abstain) if abstain else None
+        return _labels(self.saved, self._logits(texts, None, "model.predict"), abstainer)
+
+    def threshold(self, target: str | float) -> Threshold:
+        """Return the threshold that `predict(texts, abstain=target)` uses, with its coverage and accuracy on validation rows.
+
+        Raises UserError if the target cannot be reached, or if the model has no validation rows to choose it by.
+        """
+        return self._abstainer(target).threshold
+
+    def confidence(self, texts: Iterable[str]) -> np.ndarray:
+        """Return (n,) the calibrated probability of each text's label, which `abstain` compares; NaN for an empty text."""
+        return self._abstainer(1.0).confidences(self._logits(texts, None, "model.confidence"))
+
+    def _abstainer(self, target: str | float) -> Abstainer:
+        from randout.experiments.run.abstention import abstainer
+
+        return abstainer(self.name, target, Show(quiet=True), "abstain")
 
     def predict_proba(self, texts: Iterable[str], *, show: Show | None = None) -> np.ndarray:
         """Return probabilities (n, C) of n texts, columns by `id2label`, in float32; texts are truncated as in training.
@@ -130,32 +151,42 @@ class Predictor:
         An empty or white-space text gets NaN, with a Python warning. Raises UserError for anything but a list of strings,
         also for a single string.
         """
-        return self._predicted(texts, show, "model.predict_proba")
+        return _probabilities(self.saved, self._logits(texts, show, "model.predict_proba"))
 
-    def _predicted(self, texts: Iterable[str], show: Show | None, call: str) -> np.ndarray:
+    def _logits(self, texts: Iterable[str], show: Show | None, call: str) -> np.ndarray:
         found = _checked_texts(texts, call)
         kept = [at for at, text in enumerate(found) if not is_missing(text)]
         if len(kept) < len(found):
             _warn_of_empty(found, kept)
-        probabilities = np.full((len(found), len(self.saved.id2label)), np.nan, np.float32)
+        logits = np.full((len(found), len(self.saved.id2label)), np.nan, np.float32)
         if kept:
             with (show or Show(quiet=True)).bar("predicting", len(kept)) as advance:
-                logits = self.saved.logits([found[at] for at in kept], lambda count: advance(count, ""))
-            if self.saved.thresholds is not None:
-                probabilities[kept] = sigmoid(logits)
-                return probabilities
-            shifted = np.exp(logits - logits.max(1, keepdims=True))
-            probabilities[kept] = shifted / shifted.sum(1, keepdims=True)
-        return probabilities
+                logits[kept] = self.saved.logits([found[at] for at in kept], lambda count: advance(count, ""))
+        return logits
 
 
-def _labels(saved: LoadedClassifier, probabilities: np.ndarray) -> list[Any]:
-    """Return the label, or label set, of each row of probabilities (n, C); None for rows of NaN."""
+def _probabilities(saved: LoadedClassifier, logits: np.ndarray) -> np.ndarray:
+    """Return the probabilities (n, C) of each row of logits; of label sets, those of each label by itself."""
     if saved.thresholds is not None:
-        names = list(saved.id2label.values())
-        sets = names_of(probabilities > np.asarray(saved.thresholds), names)
-        return [None if np.isnan(row[0]) else labels for row, labels in zip(probabilities, sets, strict=True)]
-    return [None if np.isnan(row[0]) else saved.id2label[int(row.argmax())] for row in probabilities]
+        return sigmoid(logits).astype(np.float32)
+    shifted = np.exp(logits - logits.max(1, keepdims=True))
+    found: np.ndarray = shifted / shifted.sum(1, keepdims=True)
+    return found
+
+
+def _labels(saved: LoadedClassifier, logits: np.ndarray, abstain: Abstainer | None = None) -> list[Any]:
+    """Return the label, or label set, of each row of logits (n, C); None for rows of NaN, and for those that `abstain`
+    leaves out.
+    """
+    kept = ~np.isnan(logits[:, 0])
+    if abstain is not None:
+        abstain.check_model(saved.thresholds)
+        kept &= abstain.accepts(abstain.confidences(logits))
+    if saved.thresholds is not None:
+        sets = names_of(_probabilities(saved, logits) > np.asarray(saved.thresholds), list(saved.id2label.values()))
+        return [labels if there else None for there, labels in zip(kept.tolist(), sets, strict=True)]
+    best = logits.argmax(1).tolist()
+    return [saved.id2label[label] if there else None for there, label in zip(kept.tolist(), best, strict=True)]
 
 
 def _warn_of_empty(texts: Sequence[str], kept: Sequence[int]) -> None:
@@ -178,18 +209,24 @@ def load(model: PathLike, *, device: str = "auto") -> Predictor:
 
 
 def predict(
-    model: PathLike | Predictor, texts: Iterable[str], *, device: str = "auto", show: Show | None = None
+    model: PathLike | Predictor,
+    texts: Iterable[str],
+    *,
+    abstain: str | float = "",
+    device: str = "auto",
+    show: Show | None = None,
 ) -> tuple[list[Any], np.ndarray]:
     """Predict labels (n), or label sets as lists, and probabilities (n, C; columns by id2label) of `texts`.
 
-    model: a run, a model folder, or a `Predictor`. An empty text gets None and NaN. Computed in float32, without padding
-    if the encoder supports it; texts are truncated as in training. Raises UserError, also for a single string, which would
-    be read as a list of characters.
+    model: a run, a model folder, or a `Predictor`. abstain: as for `Predictor.predict`. An empty text gets None and NaN.
+    Computed in float32, without padding if the encoder supports it; texts are truncated as in training. Raises UserError,
+    also for a single string, which would be read as a list of characters.
     """
     texts = _checked_texts(texts, "randout.predict")
     loaded = model if isinstance(model, Predictor) else load(model, device=device)
-    probabilities = loaded._predicted(texts, show, "randout.predict")
-    return _labels(loaded.saved, probabilities), probabilities
+    abstainer = loaded._abstainer(abstain) if abstain else None
+    logits = loaded._logits(texts, show, "randout.predict")
+    return _labels(loaded.saved, logits, abstainer), _probabilities(loaded.saved, logits)
 
 
 def export(run: PathLike, out: PathLike, *, forms: Sequence[str] = (), quiet: bool = True) -> Export:
@@ -272,6 +309,36 @@ def annotate(
     return annotation.annotate(request, Show(quiet))
 
 
+def label_issues(
+    data: Table,
+    *,
+    student: PathLike | None = None,
+    teacher: PathLike = "none",
+    folds: int = 5,
+    recipe: PathLike | None = None,
+    settings: Mapping[str, Any] | None = None,
+    out: PathLike | None = None,
+    formats: str = "html,md,csv",
+    runs: PathLike = "runs",
+    quiet: bool = True,
+) -> LabelIssues:
+    """Find rows whose labels are doubtful, as `randout label-issues` does; return them with estimates of how many are wrong.
+
+    data: as for `train`. student: an encoder or a baseline that is trained for each fold in runs of its own; None: a bag of
+    words. out: a new folder for the table to correct and the report; None: nothing is written. `train` takes the corrected
+    table as `settings={"data.corrections": FILE}`. Raises UserError and Stopped.
+    """
+    from randout.experiments.label_issues import find_label_issues, write_label_issues
+
+    _check_arguments(student, teacher, None, recipe, settings, out, runs, None, "label_issues")
+    with _source(data, Path(runs)) as source:
+        config = _request(_tables(source, student, teacher), None, recipe, settings).config()
+        found = find_label_issues(config, folds, _options(None, runs, None, quiet))
+    if out is not None:
+        write_label_issues(found, Path(out), formats)
+    return found
+
+
 def label_shards(
     model: PathLike,
     inputs: PathLike | Sequence[PathLike],
@@ -281,6 +348,7 @@ def label_shards(
     text_column: str | None = None,
     id_column: str | None = None,
     probabilities: bool = False,
+    abstain: str = "",
     deduplicate: bool = False,
     held_out: PathLike = "",
     device: str = "auto",
@@ -295,7 +363,8 @@ def label_shards(
     """Label the texts of Parquet shards, as `randout soft-labels MODEL INPUT -o OUT` does; return the manifest of `out`.
 
     model: a run, a model folder or an export. inputs: folders, globs, files or URLs. out: a folder or URL; `train` takes it as
-    a teacher. kind: "predictions" for what `randout predict` writes, with `probabilities` of all classes. deduplicate: label
+    a teacher. kind: "predictions" for what `randout predict` writes, with `probabilities` of all classes and `abstain` as for
+    `Predictor.predict`. deduplicate: label
     the first copy of a text only. held_out: a run or a table whose rows are left out. work: local folder of unfinished shards.
     jobs: processes with `job_threads` CPU threads each. cluster: a Ray cluster instead (HOST:PORT, "auto", "local"), with
     `job_gpus` GPUs for each process. Repeating an interrupted call resumes it. Raises UserError, Failure, and Stopped.
@@ -315,6 +384,7 @@ def label_shards(
         text_column=text_column,
         id_column=id_column,
         probabilities=probabilities,
+        abstain=abstain,
         deduplicate=deduplicate,
         held_out=str(held_out),
         work=None if work is None else Path(work),
@@ -330,23 +400,24 @@ def evaluate(
     text_column: str | None = None,
     label_column: str | None = None,
     form: str = "",
+    abstain: str = "",
     allow_leaks: bool = False,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Evaluate a classifier on a labelled file, or a run on one of its own splits, as `randout evaluate --json` does.
 
     split: validation or test, if no file is given; opening the test split is recorded. form: of an export, float32 or int8,
-    with a file. Raises UserError.
+    with a file. abstain: as for `Predictor.predict`; `abstention` then has coverage and accuracy. Raises UserError.
     """
     from randout.experiments.run import scoring
 
     if file is not None:
         try:
-            request = scoring.FileRequest(str(model), str(file), text_column, label_column, form=form)
+            request = scoring.FileRequest(str(model), str(file), text_column, label_column, form=form, abstain=abstain)
             return scoring.score_file(request, Show(quiet))[0].as_json()
         except UserError as error:
             raise UserError(as_arguments(str(error))) from None
-    return scoring.score_run(Path(model), split, Show(quiet), allow_leaks)[0].as_json()
+    return scoring.score_run(Path(model), split, Show(quiet), allow_leaks, abstain=abstain)[0].as_json()
 
 
 def search(

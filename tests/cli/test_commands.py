@@ -80,10 +80,12 @@ def test_run_folder_is_whole_and_says_everything(finished: Path) -> None:
         "model",
         "confusion-validation.png",
         "confusion-test.png",
+        "coverage-risk.png",
     }
     metrics = json.loads((run / "metrics.json").read_text())
     assert set(metrics) == {"validation", "test", "warnings"}
     shapes = [imread(run / f"confusion-{split}.png").shape[0] for split in ("validation", "test")]
+    shapes.append(imread(run / "coverage-risk.png").shape[0])
     assert min(shapes) > 200, "real pictures"
     assert metrics["test"]["intervals"]["accuracy"][0] <= metrics["test"]["accuracy"]
     table = parquet.read_table(run / "predictions" / "test.parquet")

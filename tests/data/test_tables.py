@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from randout.core.config import DataTable
 from randout.core.errors import UserError
 from randout.data.csv_parsing import lines_of
+from randout.data.dataset import load
 from randout.data.encoding_advice import advice, best_codec
 from randout.data.table_writing import appended, write_table
 from randout.data.tables import Table, read_table
@@ -365,3 +367,15 @@ def test_writing_never_overwrites(tmp_path):
         write_table(table, tmp_path / "out.xlsx")
     with pytest.raises(UserError, match="mixes types"):
         write_table(Table({"a": ["x", 1]}, "rows", "", "jsonl"), tmp_path / "mixed.parquet")
+
+
+def test_a_parquet_file_without_a_text_is_refused(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"text": [" ", None], "label": ["a", "b"]}), tmp_path / "empty.parquet")
+    table = read_table(tmp_path / "empty.parquet")
+    assert len(table.only([])) == 0
+    assert table.only([1]).columns["label"] == ["b"]
+    with pytest.raises(UserError, match="2 of 2 rows have an empty text"):
+        load(DataTable(source=str(tmp_path / "empty.parquet")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import csv
 import importlib.util
@@ -547,3 +548,11 @@ def test_shards_smoke(smoke: Callable[..., Any]) -> None:
     found = smoke("shards")
     assert (found["rows"], found["same_bytes"], found["exactly_once"]) == (4000, True, True)
     assert len(found["memory"]) == 4
+
+
+def test_planted_labels_are_counted(toy_csv: Callable[..., Path]) -> None:
+    measure = runpy.run_path(str(ROOT / "benchmarks" / "label_issues.py"))["measure"]
+    asked = argparse.Namespace(wrong=0.1, seed=0, student="", folds=3, runs=Path("runs"))
+    found = measure(str(toy_csv(240, 0)), asked)
+    assert (found["rows"], found["planted"]) == (240, 24)
+    assert found["precision %"] > 50 < found["recall %"]

@@ -175,7 +175,7 @@ class TestEncoder:
     def test_layout_is_that_of_other_runtimes(self, trained: Path) -> None:
         folder = trained / "export"
         expected = {"onnx/model.onnx", "onnx/model_quantized.onnx", "config.json", "tokenizer.json", "README.md"}
-        expected |= {"tokenizer_config.json", "export.json", "predict.py", "seen-rows.npz"}
+        expected |= {"tokenizer_config.json", "export.json", "predict.py", "seen-rows.npz", "abstention.json"}
         assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == expected
         import onnxruntime
 

@@ -20,36 +20,57 @@ def drawn() -> tuple[torch.Tensor, torch.Tensor]:
     return states, torch.tensor([0, 1, 0, 2, 1, 0, 3])
 
 
-def test_pairs(drawn: tuple[torch.Tensor, torch.Tensor]) -> None:
+WEIGHTS = [None, [1.0] * 7, [2.0, 0.5, 1.0, 3.0, 0.0, 1.5, 0.25]]
+
+
+def mean(values: list[float], weights: list[float]) -> float:
+    return sum(value * weight for value, weight in zip(values, weights, strict=True)) / sum(weights)
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_pairs(drawn: tuple[torch.Tensor, torch.Tensor], weights: list[float] | None) -> None:
     states, labels = drawn
-    together, apart = [], []
+    w = weights or [1.0] * len(labels)
+    found: dict[bool, tuple[list[float], list[float]]] = {True: ([], []), False: ([], [])}
     for i in range(len(labels)):
         for j in range(len(labels)):
             if i != j:
-                found = cosine(states[i], states[j])
-                same = labels[i] == labels[j]
-                (together if same else apart).append((1 - found) ** 2 if same else found**2)
-    expected = (sum(together) / len(together) + sum(apart) / len(apart)) / 2
-    assert float(pair_loss(states, labels)) == pytest.approx(expected, rel=1e-12)
+                same, near = bool(labels[i] == labels[j]), cosine(states[i], states[j])
+                found[same][0].append((1 - near) ** 2 if same else near**2)
+                found[same][1].append(w[i] * w[j])
+    expected = (mean(*found[True]) + mean(*found[False])) / 2
+    given = None if weights is None else torch.tensor(weights, dtype=torch.float64)
+    assert float(pair_loss(states, labels, given)) == pytest.approx(expected, rel=1e-12)
 
 
-def test_supervised(drawn: tuple[torch.Tensor, torch.Tensor]) -> None:
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_supervised(drawn: tuple[torch.Tensor, torch.Tensor], weights: list[float] | None) -> None:
     states, labels = drawn
-    terms = []
+    w = weights or [1.0] * len(labels)
+    terms, of_texts = [], []
     for i in range(len(labels)):
         others = [a for a in range(len(labels)) if a != i]
-        partners = [p for p in others if labels[p] == labels[i]]
-        total = sum(math.exp(cosine(states[i], states[a]) / 0.1) for a in others)
+        partners = [p for p in others if labels[p] == labels[i] and w[p]]
+        total = sum(w[a] * math.exp(cosine(states[i], states[a]) / 0.1) for a in others)
         if partners:
             logs = [math.log(math.exp(cosine(states[i], states[p]) / 0.1) / total) for p in partners]
-            terms.append(-sum(logs) / len(partners))
-    assert float(supervised_contrastive(states, labels, 0.1)) == pytest.approx(sum(terms) / len(terms), rel=1e-12)
+            terms.append(-mean(logs, [w[p] for p in partners]))
+            of_texts.append(w[i])
+    given = None if weights is None else torch.tensor(weights, dtype=torch.float64)
+    found = supervised_contrastive(states, labels, 0.1, given)
+    assert float(found) == pytest.approx(mean(terms, of_texts), rel=1e-12)
 
 
 @pytest.mark.parametrize("labels", [[], [0], [0, 1, 2], [1, 1]])
 def test_a_step_without_pairs_of_a_kind_has_a_loss_and_a_gradient(labels: list[int]) -> None:
     states = torch.randn(len(labels), 4, generator=torch.Generator().manual_seed(2)).requires_grad_()
-    for loss in (pair_loss(states, torch.tensor(labels)), supervised_contrastive(states, torch.tensor(labels), 0.1)):
+    for weights in (None, torch.zeros(len(labels)), torch.full((len(labels),), 2.0)):
+        given = states, torch.tensor(labels)
+        check_finite(states, pair_loss(*given, weights), supervised_contrastive(*given, 0.1, weights))
+
+
+def check_finite(states: torch.Tensor, *losses: torch.Tensor) -> None:
+    for loss in losses:
         assert torch.isfinite(loss)
         (gradient,) = torch.autograd.grad(loss, states)
         assert torch.isfinite(gradient).all()

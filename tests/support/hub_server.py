@@ -261,7 +261,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer_validate(self, query: Any, body: bytes) -> Answer:
         head = json.loads(body)["content"].split("---")[1]
-        errors = [{"message": f"{line}: not a repository"} for line in re.findall(r"^base_model: .*\s.+$", head, re.M)]
+        errors = [
+            {"message": f'"{key}" must be a name'}
+            for key in re.findall(r"^(base_model|license): \S+[ ].*$", head, re.M)
+        ]
         return _json({"errors": errors, "warnings": []}, 400 if errors else 200)
 
     def answer_info(self, query: Any, body: bytes, name: str, revision: str = "main") -> Answer:

@@ -20,8 +20,23 @@ from randout.core.files import shell_path
 from randout.core.wording import plural
 from randout.experiments.run.options import Stopped
 
-from . import annotate, export, methods, push, report, reproduce, search, shards, shrink, studies, tools, train
+from . import (
+    annotate,
+    export,
+    label_issues,
+    methods,
+    push,
+    report,
+    reproduce,
+    search,
+    shards,
+    shrink,
+    studies,
+    tools,
+    train,
+)
 from .tools import (
+    Abstain,
     AsJson,
     Device,
     Encoding,
@@ -33,6 +48,7 @@ from .tools import (
 
 if TYPE_CHECKING:
     from randout.data.dataset import LabelledFile
+    from randout.experiments.run.batch_prediction import LabelledText
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -77,6 +93,7 @@ app.add_typer(export.app)
 app.add_typer(push.app)
 app.add_typer(annotate.app)
 app.add_typer(shards.app)
+app.add_typer(label_issues.app)
 
 
 @app.command()
@@ -99,6 +116,7 @@ def evaluate(
     encoding: Encoding = None,
     device: Device = "auto",
     form: Form = "",
+    abstain: Abstain = "",
     allow_leaks: Annotated[
         bool,
         typer.Option("--allow-leaks", help="score test rows even if a teacher or starting model was trained on them"),
@@ -108,7 +126,7 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Evaluate a run on its own splits, or a classifier on a file. Rows without a text are skipped."""
-    from randout.reporting.text import leak_lines, score_lines
+    from randout.reporting.text import abstention_lines, leak_lines, score_lines
     from randout.stats.diagnostics import messages
 
     show = Show(quiet or as_json)
@@ -131,6 +149,7 @@ def evaluate(
             labels=[name.strip() for name in labels.split(",")] if labels else (),
             out=out,
             probabilities=probabilities,
+            abstain=abstain,
         )
         scores, id2label = scoring.score_file(request, show, opened)
     else:
@@ -144,12 +163,12 @@ def evaluate(
         check_own_split(Path(run), split)
         from randout.experiments.run import scoring
 
-        scores, id2label = scoring.score_run(Path(run), split, show, allow_leaks, device)
-    print(
-        json.dumps(scores.as_json(), indent=1)
-        if as_json
-        else "\n".join([*score_lines(scores, id2label), *leak_lines(scores)])
-    )
+        scores, id2label = scoring.score_run(Path(run), split, show, allow_leaks, device, abstain)
+    if as_json:
+        print(json.dumps(scores.as_json(), indent=1))
+    else:
+        rejected = ["", *abstention_lines(scores.abstention)] if scores.abstention else []
+        print("\n".join([*score_lines(scores, id2label), *leak_lines(scores), *rejected]))
     show.conclude(messages(scores.warnings))
 
 
@@ -192,6 +211,7 @@ def predict(
     encoding: Encoding = None,
     device: Device = "auto",
     form: Form = "",
+    abstain: Abstain = "",
     id_column: shards.IdColumn = None,
     deduplicate: shards.Deduplicate = False,
     held_out: shards.HeldOut = "",
@@ -210,13 +230,14 @@ def predict(
     processes = (jobs, job_threads, cluster, job_gpus)
     if out and texts and not file and names_shards(texts):
         asked = {"device": device, "form": form, "text_column": text_column, "probabilities": probabilities}
+        asked |= {"abstain": abstain}
         shards.label("predictions", model, texts, out, asked | only, processes, as_json=as_json, quiet=quiet)
         return
     shards.check_unused(only, *processes)
     from randout.experiments.run import batch_prediction
 
     show = Show(quiet or as_json)
-    request = batch_prediction.Request(model, device, text_column, encoding or "auto", probabilities, form)
+    request = batch_prediction.Request(model, device, text_column, encoding or "auto", probabilities, form, abstain)
     if Path(model).is_file():
         raise UserError(
             f"predict: {model} is a file; the model comes first: randout predict RUN --file {shell_path(model)}"
@@ -242,8 +263,8 @@ def predict(
             show.say("reading texts from the terminal, one per line; press Ctrl-D to finish")
         found = batch_prediction.label_input(request, terminal.input_stream(), show, bars)
     for classes, rows in found:
-        for row in zip(*rows, strict=True):
-            print(_printed(*row, classes, as_json, probabilities), file=output)
+        for row in rows.rows():
+            print(_printed(row, classes, as_json, probabilities, bool(abstain)), file=output)
 
 
 def _bars(show: Show) -> Show:
@@ -251,24 +272,25 @@ def _bars(show: Show) -> Show:
     return show if show.terminal else Show(quiet=True)
 
 
-def _printed(
-    text: str,
-    label: str | None,
-    score: float | None,
-    probabilities: list[float] | None,
-    classes: list[str],
-    as_json: bool,
-    every: bool,
-) -> str:
-    """Format the prediction of a text as a line of output. every: include the probabilities of all classes."""
-    values: Sequence[float | None] = probabilities or [None] * len(classes)
+def _printed(row: LabelledText, classes: list[str], as_json: bool, every: bool, abstains: bool) -> str:
+    """Format the prediction of a text as a line of output.
+
+    every: include the probabilities of all classes. abstains: include the best guess and its confidence.
+    """
+    values: Sequence[float | None] = row.probabilities or [None] * len(classes)
     by_class = dict(zip(classes, values, strict=True))
     if as_json:
-        row = {"text": text, "label": label, "score": score}
-        return terminal.to_json(row | ({"probabilities": probabilities and by_class} if every else {}))
+        found: dict[str, Any] = {"text": row.text, "label": row.label, "score": row.score}
+        found |= {"best_guess": row.guess, "confidence": row.confidence} if abstains else {}
+        return terminal.to_json(found | ({"probabilities": row.probabilities and by_class} if every else {}))
     shares = ["" if share is None else f"{name}={share:.4f}" for name, share in by_class.items()] if every else []
-    one_line = " ".join(re.split(r"[\r\n]+", text))
-    return "\t".join([label or "", "" if score is None else f"{score:.4f}", *shares, one_line])
+    guess = [row.guess or "", _rounded(row.confidence)] if abstains else []
+    one_line = " ".join(re.split(r"[\r\n]+", row.text))
+    return "\t".join([row.label or "", _rounded(row.score), *guess, *shares, one_line])
+
+
+def _rounded(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
 
 
 def _report_table(written: Any, as_json: bool) -> None:
@@ -276,10 +298,12 @@ def _report_table(written: Any, as_json: bool) -> None:
     texts, names = written.texts, written.names
     if as_json:
         about = {"written": str(written.path), "rows": texts.rows, "text_column": texts.column, "columns": names}
-        print(terminal.to_json(about | {"without_text": texts.empty}))
+        about |= {"without_text": texts.empty}
+        print(terminal.to_json(about if written.abstained is None else about | {"abstained": written.abstained}))
         return
-    more = len(names) - 2
-    columns = f"{names[0]}, {names[1]} and {more} probabilities" if more else f"{names[0]} and {names[1]}"
+    own = names[:2] if written.abstained is None else names[:4]
+    more = len(names) - len(own)
+    columns = f"{', '.join(own)} and {more} probabilities" if more else f"{', '.join(own[:-1])} and {own[-1]}"
     print(f"{plural(texts.rows, 'row')} written to {written.path}: {columns} for the texts in column {texts.column!r}")
 
 

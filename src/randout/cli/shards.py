@@ -182,6 +182,7 @@ def label(
         complain(f"{reason}; finished parts are kept. Run the same command again to resume")
         raise Told(EXIT_CODES.get(why, 0)) from None
     counts = {name: getattr(manifest, name) for name in ("rows", "labelled", "empty", "copies", "held_out")}
+    counts |= {"abstained": manifest.abstained} if manifest.settings.abstention else {}
     if as_json:
         print(to_json({"written": out, "kind": kind, "shards": len(manifest.shards), **counts}))
         return

@@ -57,6 +57,14 @@ Preset = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps")]
 Form = Annotated[str, typer.Option(help="form of an export: float32 or int8 (default: float32 if it is there)")]
+Abstain = Annotated[
+    str,
+    typer.Option(
+        "--abstain",
+        metavar="TARGET",
+        help="no label below a confidence: accuracy=0.95, coverage=0.9 (chosen on validation rows) or confidence=0.8",
+    ),
+]
 Encoding = Annotated[str | None, typer.Option(help="text encoding of tables, such as latin1 (default: UTF-8)")]
 TextColumn = Annotated[str | None, typer.Option("--text-column", help="name of the text column")]
 LabelColumn = Annotated[str | None, typer.Option("--label-column", help="name of the label column")]

@@ -79,6 +79,9 @@ def train(
     validation: Annotated[str | None, typer.Option(help="file of validation rows")] = None,
     test: Annotated[str | None, typer.Option(help="file of test rows")] = None,
     unlabeled: Annotated[str | None, typer.Option(help="file of unlabelled texts")] = None,
+    corrections: Annotated[
+        str | None, typer.Option(help="table of corrected labels, as `randout label-issues` writes it")
+    ] = None,
     views: Annotated[
         int | None, typer.Option(help="augmented views of each training text, labelled by the teacher")
     ] = None,
@@ -120,6 +123,7 @@ def train(
     }
     table |= {"split": split, "split_column": split_column, "encoding": encoding}
     table |= {"validation": validation, "test": test, "unlabeled": unlabeled, "id_column": id_column, "views": views}
+    table |= {"corrections": corrections}
     teacher_table = {"model": teacher, "labels": teacher_labels.split(",") if teacher_labels else None}
     output = {"test": False if no_test else None, "keep_texts": keep_texts or None, "allow_leaks": allow_leaks or None}
     tables: dict[str, dict[str, Any]] = {"data": table, "student": {"model": student}, "teacher": teacher_table}

@@ -63,6 +63,7 @@ class DataTable(Table):
         "", "column that identifies a row, to join soft labels from a file; empty: by exact text"
     )
     group_column: Name = _setting("", "rows with the same value stay in one split; empty: none")
+    weight_column: Name = _setting("", "column with each row's weight in the training loss; empty: equal weights")
     split: Split = _setting("auto", '"auto": stratified 70/15/15, duplicates kept together; "paper": stratified only')
     split_column: Name = _setting("", "column with each row's split: train, validation or test")
     split_seed: int = _setting(0, "random seed of the split, independent of the training seed", ge=0, lt=2**32)
@@ -74,6 +75,7 @@ class DataTable(Table):
     validation: Name = _setting("", "file with the validation rows; empty: taken from the training rows")
     test: Name = _setting("", "file with the test rows; empty: taken from the source")
     unlabeled: Name = _setting("", "file with unlabelled texts, for distillation; or a folder of Parquet shards")
+    corrections: Name = _setting("", "table of corrected labels, as `randout label-issues` writes it; empty: none")
     views: int = _setting(
         0, "augmented views of each training text, labelled by the teacher, for distillation; 0: none", ge=0
     )

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from .errors import Failure, UserError
 
 PATH_SETTINGS = {  # table: settings that may be paths; `more` is a list
-    "data": ("source", "validation", "test", "unlabeled"),
+    "data": ("source", "validation", "test", "unlabeled", "corrections"),
     "student": ("model",),
     "teacher": ("model", "more"),
 }

@@ -29,7 +29,9 @@ from . import labels as label_rules
 from . import toml_source
 from .archives import opened_file
 from .columns import row_list
+from .corrections import Corrections, corrected_parts, with_labels
 from .multi_label import SetReading, numbered, reading_of
+from .row_weights import Floats, weights_of
 from .soft_label_files import key_of
 from .sources import (
     SPLIT_VALUES,
@@ -95,6 +97,9 @@ class Dataset:
     lines: Ints = field(
         default_factory=lambda: np.zeros(0, np.int64)
     )  # (n,) where each row starts in its file; 0: unknown
+    weights: Floats = field(
+        default_factory=lambda: np.zeros(0)
+    )  # (n,) of each row in the training loss, as given (`row_weights.normalised`); empty: equal weights
     views: Views | None = None  # augmented views of training texts, which are the last rows
     sharded_rows: int = 0  # further texts to learn from that stay on disk (`data.unlabeled` as a folder of shards)
     sets: LabelSets | None = None  # multi-label data: the label sets that `labels` refers to, over `names`
@@ -140,6 +145,7 @@ class Dataset:
             split=self.split | {"views": np.arange(n, n + more, dtype=np.int64)},
             ids=(*self.ids, *[None] * more) if self.ids else (),
             lines=np.concatenate([self.lines, np.zeros(more, np.int64)]) if len(self.lines) else self.lines,
+            weights=np.concatenate([self.weights, self.weights[sources]]) if len(self.weights) else self.weights,
             report=replace(self.report, views=views.counts, views_left_out=views.left_out),
             views=views,
         )
@@ -171,6 +177,7 @@ def load(table: DataTable) -> Dataset:
     text, label, group = (column or None for column in (table.text_column, table.label_column, table.group_column))
     columns = choose_columns(opened, text, label, group, notes, reading_of(table))
     parts, found = _labelled(opened, columns, table.labels or None, notes)
+    parts, corrections = _corrected(parts, table.corrections, found, notes)
     if not columns.named_text and cols.are_numbers(parts[0].texts):
         notes.append(WARNING + cols.numbers_warning(columns.text))
     split_column = table.split_column or (None if held_out else opened.reading.split_column)
@@ -179,14 +186,21 @@ def load(table: DataTable) -> Dataset:
         parts.append(read_unlabeled(opened, columns, notes))
     used = {"text": columns.text, "label": columns.label, "group": columns.group}
     used["split"] = None if roles is None else split_column
+    if table.weight_column:
+        used["weight"] = table.weight_column
     used |= _set_columns(columns.sets) if columns.sets else {}
     targets = _targets(parts, found, roles)
 
     def divide(groups: Ints) -> dict[str, Ints]:
-        strata = targets.y if targets.sets is None else targets.sets.of_rows(targets.y)
-        return assign(table, strata, groups, roles, [*targets.id2label.values(), *targets.unseen], notes)
+        strata: Any = targets.y if targets.sets is None else targets.sets.of_rows(targets.y)
+        names = [*targets.id2label.values(), *targets.unseen]
+        if corrections is not None:
+            strata, names = corrections.strata
+        return assign(table, strata, groups, roles, names, notes)
 
-    dataset = _assemble(parts, targets, divide, opened, used, notes, _ids(parts, table.id_column))
+    ids, weights = _ids(parts, table.id_column), weights_of(parts, table.weight_column)
+    dataset = _assemble(parts, targets, divide, opened, used, notes, ids, weights)
+    dataset = dataset if corrections is None else _with_corrections(dataset, corrections)
     return without_training_fold(dataset, table.train_folds, table.train_fold) if table.train_folds else dataset
 
 
@@ -258,7 +272,7 @@ def without_training_fold(dataset: Dataset, folds: int, fold: int) -> Dataset:
         [*dataset.report.notes, note],
         dataset.sets,
     )
-    return replace(dataset, split=split, report=report)
+    return replace(dataset, split=split, report=replace(report, corrected=dataset.report.corrected))
 
 
 def _ids(parts: Sequence[Part], column: str) -> tuple[str | None, ...]:
@@ -301,6 +315,29 @@ def data_identity(dataset: Dataset) -> dict[str, Any]:
     return {"data": data, "split": split}
 
 
+def _corrected(
+    parts: list[Part], path: str, order: Labels | None, notes: list[str]
+) -> tuple[list[Part], Corrections | None]:
+    """Return the labelled rows with the corrections of a file, if one is named. Raises UserError for label sets."""
+    if not path:
+        return parts, None
+    if parts[0].sets is not None:
+        raise UserError("data.corrections: not supported for multi-label data. Correct the table itself")
+    made = corrected_parts(parts, path, list(order.values()) if isinstance(order, Mapping) else order, notes)
+    return with_labels(parts, made.labels), made
+
+
+def _with_corrections(dataset: Dataset, corrections: Corrections) -> Dataset:
+    """Return the dataset with the corrections, which changed its labels, in its digests and its report."""
+    report = replace(dataset.report, corrected=corrections.changed)
+    if not corrections.digest:
+        return replace(dataset, report=report)
+    whole, labelled = (
+        sha256_of(f"{one} {corrections.digest}".encode()) for one in (dataset.sha256, dataset.labelled_sha256)
+    )
+    return replace(dataset, report=report, sha256=whole, labelled_sha256=labelled)
+
+
 def _labelled(
     opened: Opened, columns: Columns, labels: Labels | None, notes: list[str]
 ) -> tuple[list[Part], Labels | None]:
@@ -321,11 +358,12 @@ def _assemble(
     opened: Opened,
     columns: dict[str, str | None],
     notes: list[str],
-    ids: tuple[str | None, ...] = (),
+    ids: tuple[str | None, ...],
+    weights: Floats,
 ) -> Dataset:
     """Find copies and groups, split, select the unlabelled rows, and create the report."""
     texts = [text for part in parts for text in part.texts]
-    row_ids = [f"{part.prefix}{row}" for part in parts for row in part.table.numbers or range(1, len(part.texts) + 1)]
+    row_ids = [row_id for part in parts for row_id in part.row_ids]
     lines = np.concatenate([np.asarray(part.table.lines or [0] * len(part.texts), np.int64) for part in parts])
     labels, id2label, unseen, n = targets.y, targets.id2label, targets.unseen, len(targets.y)
     copies = copies_of(texts)
@@ -340,6 +378,7 @@ def _assemble(
         labels = np.concatenate([labels, np.full(len(kept), -1, dtype=np.int64)])
         copies, groups = copies[rows], groups[rows]
         ids = tuple(ids[i] for i in rows) if ids else ()
+        weights = weights[rows] if len(weights) else weights
     labelled = _sha256([part for part in parts if part.role != "unlabeled"], opened.one_file)
     return Dataset(
         texts=texts,
@@ -359,6 +398,7 @@ def _assemble(
         unseen=unseen,
         ids=ids,
         lines=lines,
+        weights=weights,
         sets=targets.sets,
     )
 

@@ -62,6 +62,11 @@ class Part:
     groups: list[str | None]  # None: the row is its own group
     sets: Sets | None = None  # the labels of each row of multi-label data, in place of `labels`
 
+    @property
+    def row_ids(self) -> list[str]:
+        """The id of each row: the prefix of the table and the row's number in it."""
+        return [f"{self.prefix}{row}" for row in self.table.numbers or range(1, len(self.texts) + 1)]
+
 
 def open_sources(source: str | Path, files: Mapping[str, str | Path], notes: list[str], encoding: str = AUTO) -> Opened:
     """Open the main source and further files by role.

@@ -36,11 +36,13 @@ class DataReport:
     notes: tuple[str, ...]  # warnings among them start with `WARNING`
     views: dict[str, int] = field(default_factory=dict)  # kind -> augmented views of training texts
     views_left_out: dict[str, int] = field(default_factory=dict)  # reason -> views left out
+    corrected: int = 0  # labels that `data.corrections` changed
 
     def counts(self) -> dict[str, Any]:
         """Return the report for JSON, with the number of leaked rows in place of their positions."""
         found = asdict(self) | {"leaked": {name: len(rows) for name, rows in self.leaked.items()}}
-        without = ("views", "views_left_out") if not self.views and not self.views_left_out else ()
+        without: tuple[str, ...] = ("views", "views_left_out") if not self.views and not self.views_left_out else ()
+        without += () if self.corrected else ("corrected",)
         return {name: value for name, value in found.items() if name not in without}
 
     def lines(self) -> list[str]:

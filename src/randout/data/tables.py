@@ -81,7 +81,10 @@ class Table:
         """Return a table of some rows, which keep their numbers in the file. rows: positions, counted from 0, ascending."""
         columns: Mapping[str, list[Any]]
         if isinstance(self.columns, ArrowColumns):
-            columns = ArrowColumns(self.columns.table.take(rows), self.columns.name)
+            import pyarrow as pa
+
+            at = pa.array(rows, pa.int64())  # no rows would have no type
+            columns = ArrowColumns(self.columns.table.take(at), self.columns.name)
         else:
             columns = {name: [values[row] for row in rows] for name, values in self.columns.items()}
         return replace(

@@ -4,15 +4,17 @@
     python predict.py --file texts.txt
     python predict.py --file table.csv --text-column text
     python predict.py < texts.txt
+    python predict.py --abstain accuracy=0.95 "A text to classify."
 
 Each line of a file or of standard input is one text; a .csv or .tsv file is read as a table, whose text column is that of the
 training unless `--text-column` names another. Prints label, probability and text, separated by tabs; with --json, one
-object per text with the probabilities of all classes. From Python:
+object per text with the probabilities of all classes. With --abstain, a text whose confidence is too low gets no label, and
+best guess and confidence are printed after the probability; `abstention.json` says which confidence a target needs. From Python:
 
     from predict import Classifier
 
     model = Classifier("FOLDER")
-    model.predict(["A text to classify."])        # labels
+    model.predict(["A text to classify."])        # labels; with abstain="accuracy=0.95", None if the model is not sure
     model.probabilities(["A text to classify."])  # (texts, classes), columns by model.labels
 
 `export.json` describes the folder: labels, files, and how a text is read. A text that is longer than the model reads is cut
@@ -31,12 +33,13 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 FORMAT = 1
-RECORD = "export.json"
+RECORD, ABSTENTION = "export.json", "abstention.json"
+LEAST_ROWS = 10  # accepted validation rows without which an accuracy says nothing
 TOKENS = 512  # tokens of a batch, padding included; its activations stay in a CPU's cache
 SLOWER = [
     "SkipLayerNormFusion",
@@ -86,9 +89,15 @@ class Classifier:
         """Return the probabilities (n, C) of n texts, columns by `labels`."""
         return softmax(self.logits(texts))
 
-    def predict(self, texts: Sequence[str]) -> list[str]:
-        """Return the label of each text."""
-        return [self.labels[best] for best in self.logits(texts).argmax(1)]
+    def predict(self, texts: Sequence[str], abstain: str = "") -> list[str | None]:
+        """Return the label of each text. abstain: as for `Abstention.of`; a text below its confidence gets None."""
+        logits = self.logits(texts)
+        labels = [self.labels[best] for best in logits.argmax(1)]
+        if not abstain:
+            return list(labels)
+        rule = Abstention.of(self.folder, abstain)
+        sure = rule.confidences(logits)
+        return [label if one >= rule.confidence else None for label, one in zip(labels, sure, strict=True)]
 
     def _session(self, path: Path) -> Any:
         import onnxruntime
@@ -200,6 +209,49 @@ class Classifier:
         return words
 
 
+class Abstention(NamedTuple):
+    """When a prediction is a label. temperature: divides the logits. confidence: the least one of a label."""
+
+    temperature: float
+    confidence: float
+
+    @classmethod
+    def of(cls, folder: Path, target: str) -> Abstention:
+        """Return the rule for a target: "accuracy=0.95", "coverage=0.9" or "confidence=0.8". Raises ValueError.
+
+        The thresholds in `abstention.json` are in order of coverage. An accuracy is met by the largest coverage at which the
+        lower end of its interval reaches it on validation rows, else by the largest at which the accuracy itself does.
+        """
+        kind, _, number = target.rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = 0.0
+        if kind not in ("accuracy", "coverage", "confidence", "") or not 0 < value <= 1:
+            raise ValueError(f"--abstain {target}: expected accuracy=0.95, coverage=0.9 or confidence=0.8")
+        file = folder / ABSTENTION
+        if not file.exists():
+            if kind in ("accuracy", "coverage"):
+                raise ValueError(f"--abstain {target}: this export has no {ABSTENTION}. Use confidence=0.8")
+            return cls(1.0, value)
+        record = json.loads(file.read_text(encoding="utf-8"))
+        points, temperature = record["points"], float(record["temperature"])
+        if kind not in ("accuracy", "coverage"):
+            return cls(temperature, value)
+        enough = [point for point in points if point["rows"] >= LEAST_ROWS]
+        met = [point for point in points if kind == "coverage" and point["coverage"] >= value][:1]
+        for key in ("low", "accuracy"):
+            met = met or [point for point in enough if kind == "accuracy" and point[key] >= value]
+        if not met:
+            raise ValueError(f"--abstain {target}: no threshold reached this on the validation rows")
+        return cls(temperature, float(met[-1]["confidence"]))
+
+    def confidences(self, logits: np.ndarray) -> np.ndarray:
+        """Return (n,) the calibrated probability of the predicted class, from logits (n, C)."""
+        found: np.ndarray = softmax(logits.astype(np.float64) / self.temperature).max(1)
+        return found
+
+
 Features = Sequence[tuple[np.ndarray, np.ndarray]]
 
 
@@ -303,6 +355,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--file", default="", help="a file with one text per line, or a .csv or .tsv table")
     parser.add_argument("--text-column", default="", help="a table's text column (default: as in training)")
     parser.add_argument("--form", default="", help="float32 or int8 (default: as export.json says)")
+    parser.add_argument("--abstain", default="", help="no label below a confidence: accuracy=0.95, coverage=0.9, ...")
     parser.add_argument("--json", action="store_true", help="print one JSON object per text")
     asked = parser.parse_args(words)
     for stream in (sys.stdout, sys.stderr):
@@ -313,6 +366,7 @@ def main(words: Sequence[str] | None = None) -> int:
         texts = _texts(asked.texts, asked.file, asked.text_column, trained)
         if not texts:
             raise ValueError("no texts given. Give them as arguments, with --file, or one per line on standard input")
+        rule = Abstention.of(folder, asked.abstain) if asked.abstain else None
         model = Classifier(folder, asked.form)
     except ImportError as error:
         print(f"error: {error.name} is missing. Install it: pip install numpy onnxruntime tokenizers", file=sys.stderr)
@@ -321,31 +375,47 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     kept = [at for at, text in enumerate(texts) if text.strip()]  # an empty text gets no label
-    found: dict[int, list[float]] = dict(
-        zip(kept, model.probabilities([texts[at] for at in kept]).tolist(), strict=True)
-    )
+    logits = model.logits([texts[at] for at in kept])
+    found: dict[int, list[float]] = dict(zip(kept, softmax(logits).tolist(), strict=True))
+    sure = dict(zip(kept, rule.confidences(logits).tolist(), strict=True)) if rule else {}
     try:
         for at, text in enumerate(texts):
-            print(_printed(text, found.get(at), model.labels, asked.json))
+            print(_printed(text, found.get(at), model.labels, asked.json, rule, sure.get(at)))
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
     if empty := len(texts) - len(kept):
         print(f"note: {empty:,} of {len(texts):,} texts are empty and get no label", file=sys.stderr)
+    if rule:
+        left = sum(one < rule.confidence for one in sure.values())
+        print(f"note: {left:,} of {len(kept):,} texts are below confidence {rule.confidence:.3f}", file=sys.stderr)
     if model.texts_cut:
         print(f"note: {model.texts_cut:,} of {len(texts):,} texts are too long and were cut", file=sys.stderr)
     return 0
 
 
-def _printed(text: str, probabilities: list[float] | None, labels: list[str], as_json: bool) -> str:
-    """Format a prediction as a line of output."""
+def _printed(
+    text: str,
+    probabilities: list[float] | None,
+    labels: list[str],
+    as_json: bool,
+    rule: Abstention | None,
+    sure: float | None,
+) -> str:
+    """Format a prediction as a line of output. sure: its confidence, if there is a rule."""
     best = None if probabilities is None else int(np.argmax(probabilities))
-    label = None if best is None else labels[best]
+    guess = None if best is None else labels[best]
     score = None if best is None or probabilities is None else probabilities[best]
+    accepted = rule is None or (sure is not None and sure >= rule.confidence)
+    label, shown = (guess, score) if accepted else (None, None)
     if as_json:
+        found: dict[str, Any] = {"text": text, "label": label, "score": shown}
+        found |= {} if rule is None else {"best_guess": guess, "confidence": sure}
         by_class = probabilities and dict(zip(labels, probabilities, strict=True))
-        return json.dumps({"text": text, "label": label, "score": score, "probabilities": by_class}, ensure_ascii=False)
-    return "\t".join([label or "", "" if score is None else f"{score:.4f}", " ".join(re.split(r"[\r\n]+", text))])
+        return json.dumps(found | {"probabilities": by_class}, ensure_ascii=False)
+    cells = [label, shown] if rule is None else [label, shown, guess, sure]
+    printed = ["" if cell is None else f"{cell:.4f}" if isinstance(cell, float) else cell for cell in cells]
+    return "\t".join([*printed, " ".join(re.split(r"[\r\n]+", text))])
 
 
 if __name__ == "__main__":

@@ -44,7 +44,9 @@ class Batch:
     labels: (b,) class index or number of a label set, -1 for none (`Context.target`). teacher: (b, C) stored logits of the
     teacher, or None; others: those of each further teacher. step_labels: (B,) labels of all B texts of the step. first:
     position of this micro-batch's first text in the step. longest: number of tokens of the step's longest text. partial:
-    whether a teacher lacks soft labels for some of the texts; its logits are NaN there.
+    whether a teacher lacks soft labels for some of the texts; its logits are NaN there. weights: (b,) factor of each text's
+    loss, whose mean over the labelled training rows is 1; None: 1 for all. It is no part of any divisor: a weight of 2 counts
+    as two copies of the row.
     """
 
     rows: Tensor
@@ -56,6 +58,7 @@ class Batch:
     longest: int
     others: tuple[Tensor, ...] = ()
     partial: bool = False
+    weights: Tensor | None = None
 
     def taught(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Return the first teacher's logits and `logits` of the texts that have a soft label, both (t, C).
@@ -69,6 +72,13 @@ class Batch:
             return self.teacher, logits
         known = ~self.teacher.isnan().any(1)
         return self.teacher[known], logits[known]
+
+    @property
+    def taught_weights(self) -> Tensor | None:
+        """The weights of the texts that `taught` returns, (t,)."""
+        if self.weights is None or self.teacher is None or not self.partial:
+            return self.weights
+        return self.weights[~self.teacher.isnan().any(1)]
 
 
 @dataclass
@@ -341,13 +351,14 @@ class Method(BaseModel):
 
     teacher: "logits" if it reads stored logits, "model" if it runs the teacher itself. several: whether it also reads
     further teachers. replaces_gold_loss: whether it returns the loss on gold labels instead of the method that owns it,
-    computed with `step.gold_loss`. heldout: share of the training rows to withhold from the student. needs_full_batch:
-    whether its equations need all texts of a step, so that a step cannot be split into micro-batches. variants: further
-    uses, by name, with their settings; each is compared as a method of its own. space: settings that a comparison may
-    tune, with their values. spaces: the same for variants that differ. trained_with: methods that are trained together
-    with it in a comparison. label_sets: whether its losses hold for multi-label data, that is, whether it reads targets and
-    logits only through `step.gold_loss` and `step.context.target`; a method without losses and gradients of its own always
-    does. no_label_sets: why not, for messages.
+    computed with `step.gold_loss`. weighted: whether its losses take `Batch.weights` into account; a method with losses that
+    do not is refused where rows have weights. heldout: share of the training rows to withhold from the student.
+    needs_full_batch: whether its equations need all texts of a step, so that a step cannot be split into micro-batches.
+    variants: further uses, by name, with their settings; each is compared as a method of its own. space: settings that a
+    comparison may tune, with their values. spaces: the same for variants that differ. trained_with: methods that are trained
+    together with it in a comparison. label_sets: whether its losses hold for multi-label data, that is, whether it reads
+    targets and logits only through `step.gold_loss` and `step.context.target`; a method without losses and gradients of its
+    own always does. no_label_sets: why not, for messages.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -360,6 +371,7 @@ class Method(BaseModel):
     teacher: ClassVar[Literal["", "logits", "model"]] = ""
     several: ClassVar[bool] = False
     replaces_gold_loss: ClassVar[bool] = False
+    weighted: ClassVar[bool] = False
     heldout: ClassVar[float] = 0.0
     needs_full_batch: ClassVar[bool] = False
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}

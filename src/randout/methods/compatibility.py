@@ -68,6 +68,15 @@ def check_together(methods: Sequence[Method], micro_batch: int | str = "auto", b
         )
 
 
+def check_weights(methods: Sequence[Method]) -> None:
+    """Raise UserError if a method has losses that do not take the weights of rows into account."""
+    if without := [method.name for method in methods if method.losses and not method.weighted]:
+        raise UserError(
+            f"data.weight_column: methods.{without[0]} does not support weights of rows. Leave one of the two out: "
+            f"--set methods.{without[0]}=false"
+        )
+
+
 def check_targets(methods: Sequence[Method], dataset: Dataset) -> None:
     """Raise UserError for a method that does not support multi-label data, with the reason."""
     refused = [method for method in methods if dataset.sets is not None and not takes_label_sets(method)]

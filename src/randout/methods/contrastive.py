@@ -27,6 +27,9 @@ class Contrastive(Method):
     SetFit first trains the encoder on pairs, then a logistic regression on its frozen states. Here, the head is trained at
     the same time, which needs no second stage and was as good on the tables of `benchmarks/`.
 
+    With weights of rows (`data.weight_column`), each mean over pairs or texts is weighted, a pair by the product of its two
+    weights, and the sum over a counts each text by its weight.
+
     rows: the method is left out if more training rows than this have labels, because it helps with small tables; 0: never
     left out. A step cannot be split into micro-batches, because its pairs are those of all its texts.
     """
@@ -36,6 +39,7 @@ class Contrastive(Method):
     source = "SetFit (2209.11055); supervised contrastive learning (2004.11362)"
     kind = "gold"
     losses = ("contrastive",)
+    weighted = True
     no_label_sets = "its positive pairs are texts of the same class, and label sets can overlap in part"
     needs_full_batch = True
     variants = {"supervised-contrastive": {"form": "supervised", "weight": 0.3}}  # noqa: RUF012
@@ -59,31 +63,49 @@ class Contrastive(Method):
         assert output.pooled is not None
         known = batch.labels >= 0
         states, labels = output.pooled[known], batch.labels[known]
-        by_pairs = self.form == "pairs"
-        found = pair_loss(states, labels) if by_pairs else supervised_contrastive(states, labels, self.temperature)
+        weights = None if batch.weights is None else batch.weights[known]
+        if self.form == "pairs":
+            found = pair_loss(states, labels, weights)
+        else:
+            found = supervised_contrastive(states, labels, self.temperature, weights)
         return {"contrastive": self.weight * found}
 
 
-def pair_loss(states: Tensor, labels: Tensor) -> Tensor:
+def pair_loss(states: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
     """(mean of (1 - cos)^2 over pairs of one class + mean of cos^2 over pairs of two classes) / 2; a mean over no pair is 0.
 
-    states: (n, d), computed in float32 or longer; labels: (n,).
+    states: (n, d), computed in float32 or longer; labels: (n,). weights: (n,), of which a pair has the product; None: plain
+    means.
     """
     cosines, same, other = _pairs(states, labels)
+    if weights is not None:
+        of_pairs = weights[:, None] * weights[None]
+        together = _weighted_mean((1 - cosines).square(), same * of_pairs)
+        return (together + _weighted_mean(cosines.square(), other * of_pairs)) / 2
     together = (1 - cosines).square().mul(same).sum() / same.sum().clamp(min=1)
     apart = cosines.square().mul(other).sum() / other.sum().clamp(min=1)
     return (together + apart) / 2
 
 
-def supervised_contrastive(states: Tensor, labels: Tensor, temperature: float) -> Tensor:
+def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    return (values * weights).sum() / weights.sum().clamp(min=1e-12)  # no pair: 0 / 1e-12
+
+
+def supervised_contrastive(states: Tensor, labels: Tensor, temperature: float, weights: Tensor | None = None) -> Tensor:
     """Mean, over texts i with non-empty P(i), of -1/|P(i)| sum_p log softmax over a != i of (cos(i, a) / temperature) at p;
-    P(i): the other texts with the label of i. 0 if no two texts share a label. Shapes as for `pair_loss`.
+    P(i): the other texts with the label of i. 0 if no two texts share a label. Shapes as for `pair_loss`; weights: (n,), of
+    the texts i, a and p in their mean and sums.
     """
     cosines, same, _ = _pairs(states, labels)
     if len(labels) < 2:
         return 0 * cosines.sum()
     itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     scores = (cosines / temperature).masked_fill(itself, float("-inf"))
+    if weights is not None:
+        logs = (scores - torch.logsumexp(scores + weights.clamp(min=1e-30).log(), 1, True)).masked_fill(itself, 0.0)
+        of_partners = same * weights
+        each = -(logs * of_partners).sum(1) / of_partners.sum(1).clamp(min=1e-12)
+        return _weighted_mean(each, weights * (of_partners.sum(1) > 0))
     logs = torch.log_softmax(scores, dim=1).masked_fill(itself, 0.0)
     partners = same.sum(1)
     each = -(logs * same).sum(1) / partners.clamp(min=1)

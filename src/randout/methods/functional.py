@@ -16,11 +16,21 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype.itemsize < 4 else x
 
 
-def kl_divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """Sum over texts of KL(softmax(teacher / t) || softmax(student / t)), in float32 or float64; both (b, C) logits."""
+def kl_divergence(teacher: Tensor, student: Tensor, temperature: float, weights: Tensor | None = None) -> Tensor:
+    """Sum over texts of KL(softmax(teacher / t) || softmax(student / t)), in float32 or float64; both (b, C) logits.
+
+    weights: (b,) factor of each text; None: 1.
+    """
     log_p = F.log_softmax(at_least_float32(teacher) / temperature, dim=-1)
     log_q = F.log_softmax(at_least_float32(student) / temperature, dim=-1)
-    return (log_p.exp() * (log_p - log_q)).sum()
+    return weighted_sum(log_p.exp() * (log_p - log_q), weights)
+
+
+def weighted_sum(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Sum `values` (b, ...), each text's multiplied by its weight (b,) if weights are given."""
+    if weights is None:
+        return values.sum()
+    return ((values.flatten(1).sum(1) if values.dim() > 1 else values) * weights).sum()
 
 
 def info_nce(a: Tensor, b: Tensor, temperature: float) -> Tensor:

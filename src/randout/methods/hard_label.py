@@ -31,6 +31,7 @@ class HardLabel(Method):
     source = "Kim, Rush 2016, arXiv 1606.07947, sections 3.2-3.3"
     kind = "distillation"
     losses = ("ce", "hard-label")
+    weighted = True
     label_sets = True
     teacher = "logits"
     replaces_gold_loss = True
@@ -40,6 +41,6 @@ class HardLabel(Method):
 
     def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
         theirs, ours = batch.taught(output.logits)
-        decided = step.context.target.decided_cross_entropy(theirs, ours)
+        decided = step.context.target.decided_cross_entropy(theirs, ours, batch.taught_weights)
         gold = (1 - self.alpha) * step.gold_loss(output, batch)
         return {"ce": gold, "hard-label": self.alpha * decided / batch.step_labels.numel()}

@@ -31,6 +31,7 @@ class Hinton(Method):
     source = "Hinton, Vinyals, Dean 2015, arXiv 1503.02531, section 2"
     kind = "distillation"
     losses = ("ce", "hinton")
+    weighted = True
     label_sets = True
     teacher = "logits"
     replaces_gold_loss = True
@@ -40,8 +41,8 @@ class Hinton(Method):
     temperature: Annotated[float, Field(gt=0, description="t: larger is softer")] = 2.0
 
     def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
-        divergence = (
-            step.context.target.divergence(*batch.taught(output.logits), self.temperature) / batch.step_labels.numel()
-        )
+        target, weights = step.context.target, batch.taught_weights
+        total = target.divergence(*batch.taught(output.logits), self.temperature, weights)
+        divergence = total / batch.step_labels.numel()
         gold = (1 - self.alpha) * step.gold_loss(output, batch)
         return {"ce": gold, "hinton": self.alpha * self.temperature**2 * divergence}

@@ -20,7 +20,8 @@ class KnowledgeDistillation(Method):
     z_t, z_s: (b, C) logits. `weight` is lambda, `temperature` t. reduction: "batchmean" divides by the texts of the
     step (like eq. 2), "sum" takes eq. 5 literally, "mean" divides by texts and classes. `t_squared` multiplies by t^2
     (Hinton et al. 2015; not in eq. 4-6). Texts without a label count like all others;
-    texts without a soft label add nothing to the sum.
+    texts without a soft label add nothing to the sum. With weights of rows (`data.weight_column`), each text's divergence is
+    multiplied by its weight over the mean weight.
 
     Multi-label data: the sum over labels of the Bernoulli KL(sigmoid(z_t / t) || sigmoid(z_s / t)) in place of the KL over
     classes, so that it stays the divergence of the distributions over whole label sets.
@@ -33,6 +34,7 @@ class KnowledgeDistillation(Method):
     kind = "distillation"
     cost = "1x"
     losses = ("kd",)
+    weighted = True
     label_sets = True
     space = {"weight": (0.2, 0.4, 0.6, 0.8), "temperature": (1.0, 2.0, 3.0)}  # noqa: RUF012
 
@@ -44,7 +46,8 @@ class KnowledgeDistillation(Method):
     t_squared: Annotated[bool, Field(description="multiply by t^2 (Hinton)")] = False
 
     def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
-        divergence = step.context.target.divergence(*batch.taught(output.logits), self.temperature)
+        taught, weights = batch.taught(output.logits), batch.taught_weights
+        divergence = step.context.target.divergence(*taught, self.temperature, weights)
         texts, classes = batch.step_labels.numel(), output.logits.shape[1]
         divisor = {"batchmean": texts, "sum": 1, "mean": texts * classes}[self.reduction]
         scale = self.weight * (self.temperature**2 if self.t_squared else 1.0)

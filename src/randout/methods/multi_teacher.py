@@ -35,6 +35,7 @@ class MultiTeacher(Method):
     source = "Liu, He, Chen, Gao 2019, arXiv 1904.09482, section 3"
     kind = "distillation"
     losses = ("multi-teacher",)
+    weighted = True
     label_sets = True
     teacher = "logits"
     several = True
@@ -62,13 +63,14 @@ class MultiTeacher(Method):
         if batch.teacher is None:
             raise RuntimeError("distillation without stored teacher logits")
         logits = torch.stack([batch.teacher, *batch.others])  # (teachers, b, C)
-        ours, has = output.logits, None
+        ours, has, weights = output.logits, None, batch.weights
         if batch.partial:
             has = ~logits.isnan().any(-1)  # (teachers, b)
             known = has[[weight > 0 for weight in self.weights or (1.0,) * len(logits)]].any(0)
             logits, ours, has = logits[:, known], ours[known], has[:, known]
+            weights = None if weights is None else weights[known]
         p = self.targets(logits, has, step.context.target)
-        soft = step.context.target.soft_cross_entropy(p, ours)
+        soft = step.context.target.soft_cross_entropy(p, ours, weights)
         return {"multi-teacher": self.weight * soft / batch.step_labels.numel()}
 
     def targets(self, logits: Tensor, has: Tensor | None = None, target: Target = ONE_LABEL) -> Tensor:

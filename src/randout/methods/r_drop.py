@@ -33,6 +33,7 @@ class RDrop(Method):
     kind = "noise"
     cost = "2x"
     losses = ("ce", "r-drop")
+    weighted = True
     label_sets = True
     replaces_gold_loss = True
     space = {"alpha": (0.5, 1.0, 5.0)}  # noqa: RUF012
@@ -42,7 +43,7 @@ class RDrop(Method):
     def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
         other = forward(call=1)
         one, two = output.logits, other.logits
-        between = step.context.target.divergence
-        divergence = (between(one, two, 1.0) + between(two, one, 1.0)) / 2
+        between, weights = step.context.target.divergence, batch.weights
+        divergence = (between(one, two, 1.0, weights) + between(two, one, 1.0, weights)) / 2
         gold = (step.gold_loss(output, batch) + step.gold_loss(other, batch)) / 2
         return {"ce": gold, "r-drop": self.alpha * divergence / batch.step_labels.numel()}

@@ -115,6 +115,8 @@ def explained(error: Exception, name: str, revision: str = "", near: str = "", s
         return UserError(
             f"{name}: the hub refuses this ({said}). The token from {origin or 'nowhere'} may lack the right"
         )
+    if isinstance(cause, ValueError) and "metadata" in str(cause):
+        return UserError(f"{name}: the hub refuses the head of the model card: {' '.join(str(cause).split())[:300]}")
     if status in (409, 412):
         return Failure(f"{name}: someone else changed this repository at the same time. Run the command again")
     if status == 429:

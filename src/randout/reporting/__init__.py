@@ -4,7 +4,8 @@ subjects                              models, arms and subjects of a report
 values                                tables, figures and sections as plain values
 read                                  folders -> subjects
 comparison, scores, search, teachers,
-runs_table, student_selection, checks subjects -> sections
+runs_table, student_selection, checks,
+abstention                            subjects -> sections
 sections                              all sections in reading order
 pictures, svg                         figures -> matplotlib pictures, inline SVG of the page
 page                                  sections -> files in a folder

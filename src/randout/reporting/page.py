@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,18 @@ def checked_formats(text: str) -> list[str]:
     return found
 
 
-def write(chapters: Sequence[Chapter], folder: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
-    """Write a report and return the paths written. Raises UserError if `folder` holds anything but an earlier report."""
+def write(
+    chapters: Sequence[Chapter],
+    folder: Path,
+    formats: Sequence[str] = FORMATS,
+    more: Mapping[str, bytes] | None = None,
+) -> list[Path]:
+    """Write a report and return the paths written. Raises UserError if `folder` holds anything but an earlier report.
+
+    more: the content of further files, by name.
+    """
     refuse_others(folder)
-    files = _files(chapters, formats)
+    files = _files(chapters, formats) | dict(more or {})
     listed = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     files[MANIFEST] = (json.dumps({"format": 1, "files": listed}, indent=1) + "\n").encode()
     folder = Path(os.path.abspath(folder))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from randout.core.files import replacing
+from randout.stats.abstention import CoveragePoint
 from randout.stats.metrics import label_names
 from randout.stats.paired import Comparison
 
@@ -127,6 +128,26 @@ def _confusion_picture(matrix: Any, names: list[str], path_png: str | os.PathLik
     if note:
         figure.supxlabel(note, fontsize=9)
     return save_picture(figure, path_png)
+
+
+def coverage_picture(points: Sequence[CoveragePoint], path_png: str | os.PathLike[str], title: str) -> Path:
+    """Draw the risk-coverage curve with its 95 % intervals. Returns the path written."""
+    with fonts.use([title]):
+        figure, axes = _figure(6.5, 4.2, 1, fonts.shown(title), squeeze=False)
+        axis: Axes = np.ravel(np.asarray(axes))[0]
+        coverage = [100 * point.coverage for point in points]
+        low, high = ([100 * (1 - getattr(point, end)) for point in points] for end in ("high", "low"))
+        axis.fill_between(coverage, low, high, color=BLUE, alpha=0.18, linewidth=0, label="95 % interval")
+        axis.plot(coverage, [100 * (1 - point.accuracy) for point in points], color=BLUE, label="error of these rows")
+        axis.set_xlabel("coverage: share of rows that get a label, %")
+        axis.set_ylabel("error of these rows, %")
+        axis.set_xlim(0, 102)
+        axis.set_ylim(bottom=0)
+        axis.grid(color="#DDDDDD", linewidth=0.8)
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(frameon=False, fontsize=9)
+        return save_picture(figure, path_png)
 
 
 def _whiskers(axis: Axes, at: int, value: float, low: float, high: float, colour: str) -> None:

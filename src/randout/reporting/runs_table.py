@@ -71,6 +71,8 @@ def _copies(report: DataReport | None) -> list[Any]:
         "rows in these groups": report.duplicate_rows,
         "groups with conflicting labels": report.conflicting_groups,
     }
+    if report.corrected:
+        named["labels changed by corrections"] = report.corrected
     for split, count in report.leaked.items():
         named[f"{split} rows with a copy in train"] = count
     for split, count in report.same_tokens.items():

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from .abstention import abstention
 from .checks import checks
 from .comparison import summary, units
 from .runs_table import configuration, cost, data, environment, progress, test_openings
@@ -62,6 +63,11 @@ TERMS = (
     ),
     ("calibration error", "Mean distance between a model's confidence and its accuracy."),
     (
+        "coverage, risk",
+        "Of a model that labels only texts of which it is sure: the share of texts with a label, and the share of errors "
+        "among these.",
+    ),
+    (
         "teacher, student, soft labels",
         "Soft labels are the class probabilities that the teacher, a large model, predicts for each text. The student, a "
         "small model, learns from them in addition to the labels.",
@@ -103,7 +109,13 @@ def _sections(subject: Subject, texts: bool) -> list[Section | None]:
         teachers,
         noise,
     )
-    then: tuple[Callable[[Subject], Section | None], ...] = (per_class, confusion, learning, calibration)
+    then: tuple[Callable[[Subject], Section | None], ...] = (
+        per_class,
+        confusion,
+        learning,
+        calibration,
+        abstention,
+    )
     last: tuple[Callable[[Subject], Section | None], ...] = (data, test_openings, cost, environment, configuration)
     found = [make(subject) for make in (*first, *then)]
     return [*found, disagreement(subject, texts), *(make(subject) for make in last)]

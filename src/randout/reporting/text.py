@@ -12,10 +12,12 @@ from rich.cells import cell_len, set_cell_size
 from randout.core.text_tables import table_lines, without_middle
 from randout.core.wording import plural, unseen_words, verb
 from randout.stats import diagnostics
+from randout.stats.abstention import CoveragePoint, Threshold
 from randout.stats.metrics import label_names
 from randout.stats.paired import Comparison
 from randout.stats.verdicts import FOLDS, MethodRow
-from randout.storage.metrics_record import Leaks, Scores
+from randout.storage.abstention_record import Abstention
+from randout.storage.metrics_record import AbstentionScores, Leaks, Scores
 from randout.storage.run_record import RunRecord, StudentChoice
 from randout.storage.seen_rows import in_words
 
@@ -42,6 +44,7 @@ MODEL_WIDTH = 44  # least columns of a shortened name of a run or an arm
 CUT = ".."  # marks the cut in a shortened name
 MATRIX_WIDTH = 92  # approximate width of a confusion matrix in columns
 MATRIX_CLASSES = 12  # more classes than this: list the most common confusions instead of the matrix
+COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.25)  # of a short table of a risk-coverage curve
 ENCODER, BAG_OF_WORDS = "encoder", "bag-of-words"  # keys of a recorded choice in `run.json`
 
 
@@ -346,3 +349,51 @@ def _method_lines(rows: Sequence[MethodRow], leaks: Mapping[str, Leaks], shown: 
 def _padded(lines: list[str]) -> list[str]:
     wide = max(map(cell_len, lines))
     return [line + " " * (wide - cell_len(line)) for line in lines]
+
+
+def threshold_words(threshold: Threshold, record: Abstention) -> tuple[str, str]:
+    """Return what is said of a chosen threshold, and a warning if a target accuracy is not assured; else "".
+
+    record: of the model's validation rows.
+    """
+    point, target = threshold.point, threshold.target
+    calibrated = f"temperature {record.temperature:.2f}" if record.fitted else "not calibrated, too few rows are wrong"
+    if point is None:
+        return f"abstain     below a confidence of {threshold.confidence:.3f} ({calibrated}): all validation rows", ""
+    interval = f"95 % interval {point.low:.1%} to {point.high:.1%}"
+    rows = plural(record.rows, "validation row")
+    words = (
+        f"abstain     below a confidence of {threshold.confidence:.3f} ({calibrated}): of {rows}, "
+        f"{point.coverage:.0%} get a label, {point.accuracy:.1%} of these correctly ({interval})"
+    )
+    if threshold.assured:
+        return words, ""
+    needed = threshold.rows_needed
+    todo = f"; about {needed:,} validation rows would do" if needed else ""
+    return words, (
+        f"{target} is not assured: {rows} cannot tell whether the accuracy of new labels is lower ({interval}){todo}"
+    )
+
+
+def abstention_lines(found: AbstentionScores) -> list[str]:
+    """Format the scores of a classifier that abstains: at its threshold, and at other coverages."""
+    head = f"abstaining below a confidence of {found.confidence:.3f} ({found.target})"
+    if found.accuracy is None or found.interval is None:
+        return [f"{head}: none of {plural(found.rows, 'row')} would get a label"]
+    low, high = found.interval
+    lines = [
+        f"{head}: {found.accepted:,} of {plural(found.rows, 'row')} ({found.coverage:.1%}) get a label, "
+        f"{found.accuracy:.1%} of these correctly (95 % interval {low:.1%} to {high:.1%})",
+        f"area under the risk-coverage curve {found.area:.4f} (mean error over all coverages; lower is better)",
+    ]
+    rows = [
+        [f"{p.coverage:.1%}", f"{p.confidence:.3f}", f"{p.accuracy:.1%}", f"{p.low:.1%} to {p.high:.1%}"]
+        for p in points_at(found.curve)
+    ]
+    return [*lines, *table_lines(["coverage", "confidence", "accuracy", "95 % interval"], rows, left=())]
+
+
+def points_at(points: Sequence[CoveragePoint]) -> list[CoveragePoint]:
+    """Return the points of a curve at the coverages of a short table, each once, from full coverage down."""
+    found = [next((p for p in points if p.coverage >= share), None) for share in COVERAGES]
+    return list(dict.fromkeys(p for p in found if p is not None))

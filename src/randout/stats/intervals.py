@@ -83,6 +83,24 @@ def score_interval(value: float, standard_error: float, df: float, level: float 
     return wilson(value, value * (1 - value) / (standard_error * wider) ** 2, level)
 
 
+def share_interval(wrong: np.ndarray, codes: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Return the interval of the share of correct rows: `score_interval`, or Wilson's with `edge_units` near 0 and 1.
+
+    wrong: `(N,)` whether each row is wrong; codes: `(N,)` its group, from 0. The standard error is that between groups, and
+    at least that of independent rows.
+    """
+    rows, wrong = len(wrong), np.asarray(wrong, dtype=np.float64)
+    share = float(wrong.mean())
+    units = edge_units(wrong, codes)
+    if units is not None:
+        return wilson(1 - share, units, level)
+    sizes = np.bincount(codes)
+    apart = np.bincount(codes, wrong, len(sizes)) - share * sizes
+    between = float(np.square(apart).sum()) / rows**2 * len(sizes) / (len(sizes) - 1)
+    error = max(between, share * (1 - share) / rows) ** 0.5
+    return score_interval(1 - share, error, group_df(sizes), level)
+
+
 def edge_units(wrong: np.ndarray, codes: np.ndarray, labels: np.ndarray | None = None) -> float | None:
     """Return the units for `wilson` if mistakes, or correct rows, are in fewer than `FEW` groups; else None.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from randout.stats.abstention import CoveragePoint
+
 from .record import Record
 
 
@@ -142,6 +144,26 @@ class TeacherGap(Record):
         return ({self.primary.metric: self.primary} if self.primary else {}) | {"accuracy": own}
 
 
+class AbstentionScores(Record):
+    """Scores of a classifier that abstains below a confidence.
+
+    target: such as "accuracy=0.95". temperature: by which logits were divided. coverage: share of the rows that are accepted,
+    with at least this confidence; accuracy: of these, with its 95 % interval, None without any. area: under the
+    risk-coverage curve of these rows; curve: what other thresholds give on them.
+    """
+
+    target: str
+    confidence: float
+    temperature: float
+    rows: int
+    accepted: int
+    coverage: float
+    accuracy: float | None = None
+    interval: tuple[float, float] | None = None
+    area: float
+    curve: list[CoveragePoint] = Field(default_factory=list)
+
+
 class RunWarning(Record):
     """A warning. kind: a key of `stats.diagnostics.KINDS`. split: the rows that it concerns; empty for the whole run."""
 
@@ -161,7 +183,7 @@ class Scores(Rates):
     is empty, and the majority baseline always predicts the most common label set, which is the majority label.
 
     Of a file only: without_text: rows that are not scored. seen: rows that the model or its ancestors have seen.
-    warnings: what `randout evaluate` reports; those of a run are in `Metrics`.
+    warnings: what `randout evaluate` reports; those of a run are in `Metrics`. abstention: with `--abstain` only.
     """
 
     rows: int
@@ -187,6 +209,7 @@ class Scores(Rates):
     seen: Leaks | None = None
     without_seen: Scores | None = None
     test_rows: TestRows | None = None
+    abstention: AbstentionScores | None = None
     warnings: list[RunWarning] = Field(default_factory=list)
 
     @property

@@ -7,7 +7,8 @@ split.json      row ids of every split
 metrics.json    validation metrics, and test metrics once the test split was scored
 predictions/    one Parquet file per split (see `storage.predictions`)
 seen-rows.npz   hashes of the rows that the model and its ancestors have seen (see `storage.seen_rows`); also in model/
-model/          a standard Hugging Face model folder
+model/          a standard Hugging Face model folder, with abstention.json (see `storage.abstention_record`)
+coverage-risk.png  what labelling only the most confident rows gives, on validation
 checkpoint/     only while the run is unfinished
 """
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:  # pydantic is loaded when the first record is read
     from .metrics_record import History, Metrics, RunWarning
     from .run_record import Opening, RunRecord
 
+ABSTENTION = "abstention.json"  # in a model folder
 OPENINGS = "test-openings.jsonl"
 NO_TEACHER = "no-teacher"  # kind of a warning
 

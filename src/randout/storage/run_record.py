@@ -81,7 +81,7 @@ class Identity(Record):
 class DataReport(Record):
     """Row counts of the dataset, as `data.summary.DataReport`. leaked, same_tokens: rows by split with a copy in train.
 
-    views: augmented views of training texts by kind; views_left_out: by reason.
+    views: augmented views of training texts by kind; views_left_out: by reason. corrected: labels that corrections changed.
     """
 
     sizes: dict[str, int] = Field(default_factory=dict)
@@ -94,6 +94,7 @@ class DataReport(Record):
     unlabeled_left_out: dict[str, int] = Field(default_factory=dict)
     views: dict[str, int] = Field(default_factory=dict)
     views_left_out: dict[str, int] = Field(default_factory=dict)
+    corrected: int = 0
     notes: list[str] = Field(default_factory=list)
     same_tokens: dict[str, int] = Field(default_factory=dict)
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from randout.data.shards import Shard
 
@@ -22,6 +22,7 @@ class LabellingSettings(Record):
 
     model: fingerprint of weights, tokenizer and truncation. classes: in the order of the model. held_out: digest of the
     held-out rows whose copies are left out; "" for none. probabilities: whether predictions have one column per class.
+    abstention: temperature and least confidence of a label; None if every text gets one.
     """
 
     kind: Literal["soft-labels", "predictions"]
@@ -32,11 +33,16 @@ class LabellingSettings(Record):
     probabilities: bool = False
     deduplicate: bool = False
     held_out: str = ""
+    abstention: tuple[float, float] | None = None
+
+    @model_serializer(mode="wrap")
+    def _in_order(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what an earlier version did not have, unless it is used: shards keep their identity."""
+        return {name: value for name, value in handler(self).items() if name != "abstention" or value is not None}
 
     def differences(self, other: LabellingSettings) -> list[str]:
         """Return the names of the settings that differ."""
-        mine, theirs = self.model_dump(), other.model_dump()
-        return [name for name in mine if mine[name] != theirs[name]]
+        return [name for name in type(self).model_fields if getattr(self, name) != getattr(other, name)]
 
 
 class InputShard(Record):
@@ -53,7 +59,7 @@ class ShardRecord(Record):
     """The metadata of a labelled shard.
 
     before: digest of the shards before it, in which the first copy of a text may be; "" unless copies are left out.
-    labelled, empty, copies, held_out: number of rows with a label, and without one by reason.
+    labelled, empty, copies, held_out, abstained: number of rows with a label, and without one by reason.
     """
 
     format: int = FORMAT
@@ -64,6 +70,7 @@ class ShardRecord(Record):
     empty: int = 0
     copies: int = 0
     held_out: int = 0
+    abstained: int = 0
 
     @property
     def identity(self) -> str:
@@ -94,6 +101,7 @@ class ManifestEntry(Record):
     empty: int
     copies: int
     held_out: int
+    abstained: int = 0
     input: InputShard
 
 
@@ -109,6 +117,7 @@ class Manifest(Record):
     empty: int
     copies: int
     held_out: int
+    abstained: int = 0
     shards: list[ManifestEntry] = Field(default_factory=list)
 
 

@@ -41,7 +41,16 @@ KINDS: dict[str, type[AnyRecord]] = {
     "shrink": ShrinkRecord,
 }
 BUSY = "study; wait for it, or name another folder with -o"
-PATHS = ("source", "validation", "test", "unlabeled", "model", "more", "students")  # settings that may be paths
+PATHS = (
+    "source",
+    "validation",
+    "test",
+    "unlabeled",
+    "corrections",
+    "model",
+    "more",
+    "students",
+)  # settings that may be paths
 
 
 @dataclass

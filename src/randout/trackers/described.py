@@ -13,7 +13,8 @@ from randout.storage.metrics_record import BaselineScores, Epoch, Metrics, Score
 from randout.storage.run_folder import RunFolder
 
 VALIDATION, FINAL, TEST = "eval_", "eval_final_", "test_"  # transformers groups values by the first word
-FINAL_SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "expected_calibration_error")
+FINAL_SCORES: tuple[str, ...] = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "expected_calibration_error")
+FINAL_SCORES += ("sample_f1", "micro_f1")  # of multi-label data
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ def final_values(metrics: Metrics) -> dict[str, float]:
 
 
 def _values(scores: Scores, start: str) -> dict[str, float]:
-    found: dict[str, float] = {start + name: getattr(scores, name) for name in FINAL_SCORES}
+    known: dict[str, float | None] = {start + name: getattr(scores, name) for name in FINAL_SCORES}
+    found = {name: value for name, value in known.items() if value is not None}
     for name in FINAL_SCORES:
         if interval := scores.interval(name):
             found |= {f"{start}{name}_low": interval[0], f"{start}{name}_high": interval[1]}

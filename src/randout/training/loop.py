@@ -263,9 +263,9 @@ def batch_of(training: TrainingState, data: TrainingData, rows: np.ndarray, mine
     step_labels = data.labels[torch.from_numpy(rows)].to(device)
     longest = int(data.tokens.lengths[rows].max())
     others = tuple(logits[index].to(device) for logits in data.others)
-    return Batch(
-        index, ids, step_labels[first : first + len(mine)], teacher, step_labels, first, longest, others, partial
-    )
+    own = step_labels[first : first + len(mine)]
+    weights = None if data.weights is None else data.weights[index].to(device)
+    return Batch(index, ids, own, teacher, step_labels, first, longest, others, partial, weights)
 
 
 def backward(

@@ -25,7 +25,7 @@ class TrainingData:
 
     tokens: all texts. labels: (n,) class index, -1 for none. labelled, unlabelled: rows of `tokens` to train on. teacher:
     (n, C) stored logits, NaN in rows without, or None. heldout: rows of the training split that a method withholds from
-    the student. others: stored logits of further teachers.
+    the student. others: stored logits of further teachers. weights: (n,) float32, factor of each row's loss; None: 1 for all.
     """
 
     tokens: Tokens
@@ -35,6 +35,7 @@ class TrainingData:
     teacher: Tensor | None = None
     heldout: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     others: tuple[Tensor, ...] = ()
+    weights: Tensor | None = None
 
     def steps(self, settings: TrainTable) -> int:
         """Optimizer steps of a whole training."""

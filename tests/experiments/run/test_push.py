@@ -196,6 +196,7 @@ class TestRefused:
             (["ada/film", "--revision", "c" * 40], "found a commit; expected a branch"),
             (["ada/film", "--create-pr"], "no such model on the hub, so there is nothing to propose a change to"),
             (["ada/film", "--export", "float16"], "--form float16: expected"),
+            (["ada/film", "--license", "my own"], 'the hub refuses the head of the model card: .*"license" must be'),
             (["bob/film"], "the hub refuses this .*rights to create a model under 'bob'"),
             (["bob/there"], "the hub refuses this .*write access"),
             (["bob/secret"], "this model exists on the hub, and the token from HF_TOKEN may not read it|refuses this"),

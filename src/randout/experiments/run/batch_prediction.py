@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -21,60 +21,112 @@ from randout.stats.targets import predicted, probabilities
 
 from . import saved_model
 
+if TYPE_CHECKING:
+    from .abstention import Abstainer
 
-class Labelled(NamedTuple):
-    """Texts with a model's predictions, None for an empty text. score: the probability of the label.
+GUESS = ("best_guess", "confidence")  # columns of a model that abstains
+
+
+class LabelledText(NamedTuple):
+    """A text with its prediction: one element of each field of `Labelled`."""
+
+    text: str
+    label: str | None
+    score: float | None
+    probabilities: list[float] | None
+    guess: str | None
+    confidence: float | None
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """n texts with a model's predictions, None for an empty text. score: the probability of the label.
+
+    probabilities: by class, in the model's order. guesses, confidences: only of a model that abstains, for every text that
+    is not empty; the texts whose confidence is too low have no label and no score.
 
     Of a model that predicts label sets, a label is a set joined by "; ", which may be empty, and the score is the
-    probability of the set with labels taken as independent.
+    probability of the set with labels taken as independent. It does not abstain.
     """
 
     texts: Sequence[str]
     labels: list[str | None]
     scores: list[float | None]
-    probabilities: list[list[float] | None]  # by class, in the model's order
+    probabilities: list[list[float] | None]
+    guesses: list[str | None]
+    confidences: list[float | None]
 
-    def columns(self, classes: int) -> list[list[Any]]:
-        """Return the columns to add to a table: label, score, and the probability of each of so many classes."""
+    @property
+    def abstained(self) -> int:
+        """Number of texts without a label that are not empty."""
+        return sum(guess is not None and label is None for guess, label in zip(self.guesses, self.labels, strict=True))
+
+    def rows(self) -> Iterator[LabelledText]:
+        """Yield each text with its prediction."""
+        fields = (self.texts, self.labels, self.scores, self.probabilities, self.guesses, self.confidences)
+        return map(LabelledText._make, zip(*fields, strict=True))
+
+    def columns(self, classes: int, abstains: bool = False) -> list[list[Any]]:
+        """Return the columns to add to a table: those of `column_names` for so many classes."""
         each = [[None if row is None else row[at] for row in self.probabilities] for at in range(classes)]
-        return [self.labels, self.scores, *each]
+        guesses: list[list[Any]] = [self.guesses, self.confidences] if abstains else []
+        return [self.labels, self.scores, *guesses, *each]
+
+
+def column_names(classes: Sequence[str], abstains: bool = False) -> list[str]:
+    """Return the names of the columns that are added to a table. classes: those whose probabilities are added."""
+    return ["label", "score", *(GUESS if abstains else ()), *(f"probability_{name}" for name in classes)]
 
 
 def labelled(
-    model: saved_model.LoadedClassifier, texts: Sequence[str], advance: Callable[[int], None] = lambda count: None
+    model: saved_model.LoadedClassifier,
+    texts: Sequence[str],
+    advance: Callable[[int], None] = lambda count: None,
+    abstain: Abstainer | None = None,
 ) -> Labelled:
     """Predict the label of each text. advance: progress callback, called with the number of texts done."""
     kept = [at for at, text in enumerate(texts) if text.strip()]
-    found = Labelled(texts, [None] * len(texts), [None] * len(texts), [None] * len(texts))
-    advance(len(texts) - len(kept))
-    if kept:
-        logits = model.logits([texts[at] for at in kept], advance)
-        likely, made = probabilities(logits, model.thresholds), predicted(logits, model.thresholds)
-        if model.thresholds is None:
-            scores = likely[np.arange(len(made)), made]
-            labels = [model.id2label[label] for label in made.tolist()]
-        else:
-            scores = set_probability(likely, made)
-            labels = [JOINED.join(one) for one in names_of(made, list(model.id2label.values()))]
-        for at, label, score, row in zip(kept, labels, scores.tolist(), likely.tolist(), strict=True):
-            found.labels[at], found.scores[at], found.probabilities[at] = label, score, row
+    n = len(texts)
+    found = Labelled(texts, [None] * n, [None] * n, [None] * n, [None] * n, [None] * n)
+    advance(n - len(kept))
+    if not kept:
+        return found
+    logits = model.logits([texts[at] for at in kept], advance)
+    likely, made = probabilities(logits, model.thresholds), predicted(logits, model.thresholds)
+    if model.thresholds is None:
+        scores = likely[np.arange(len(made)), made]
+        labels = [model.id2label[label] for label in made.tolist()]
+    else:
+        scores = set_probability(likely, made)
+        labels = [JOINED.join(one) for one in names_of(made, list(model.id2label.values()))]
+    for at, label, score, row in zip(kept, labels, scores.tolist(), likely.tolist(), strict=True):
+        found.labels[at], found.scores[at], found.probabilities[at] = label, score, row
+    if abstain is not None:
+        abstain.check_model(model.thresholds)
+        sure = abstain.confidences(logits)
+        for at, confidence, accepted in zip(kept, sure.tolist(), abstain.accepts(sure).tolist(), strict=True):
+            found.guesses[at], found.confidences[at] = found.labels[at], confidence
+            if not accepted:
+                found.labels[at] = found.scores[at] = None
     return found
 
 
 @dataclass(frozen=True)
 class Written:
-    """What `label_table` wrote. names: the added columns."""
+    """What `label_table` wrote. names: the added columns. abstained: rows without a label for lack of confidence."""
 
     path: Path
     texts: dataset.TextBlocks
     names: list[str]
+    abstained: int | None = None
 
 
 @dataclass(frozen=True)
 class Request:
     """How to predict: the model, its device and the input.
 
-    probabilities: whether to add those of all classes. form: of an export; empty: its default.
+    probabilities: whether to add those of all classes. form: of an export; empty: its default. abstain: the target by which a
+    text gets no label, as for `abstention.abstainer`; empty: every text gets one.
     """
 
     model: str
@@ -83,6 +135,15 @@ class Request:
     encoding: str = tables.AUTO
     probabilities: bool = False
     form: str = ""
+    abstain: str = ""
+
+    def abstainer(self, show: Show) -> Abstainer | None:
+        """Return what decides which texts get a label; None if all do. Raises UserError."""
+        if not self.abstain:
+            return None
+        from .abstention import abstainer
+
+        return abstainer(self.model, self.abstain, show)
 
 
 def label_table(request: Request, file: str, out: Path | None, show: Show, bars: Show) -> Written:
@@ -102,17 +163,24 @@ def label_table(request: Request, file: str, out: Path | None, show: Show, bars:
         if texts.numbers and not request.text_column:
             show.warn(columns.numbers_warning(texts.column))
         note_empty(texts, show)
+        abstain = request.abstainer(show)
         model = saved_model.load_on_device(request.model, request.device, "predict", request.form)
         classes = list(model.id2label.values()) if request.probabilities else []
         names: list[str] = []
-        for name in ("label", "score", *(f"probability_{label}" for label in classes)):
+        wanted = column_names(classes, abstain is not None)
+        for name in wanted:
             names.append(table_writing.free_name([*blocks.names, *names], name))
-        kinds = {name: str if at == 0 else float for at, name in enumerate(names)}
+        kinds = {name: str if own in ("label", GUESS[0]) else float for name, own in zip(names, wanted, strict=True)}
+        abstained = 0
         with writer.open(kinds) as add, bars.bar("predicting", texts.rows) as advance:
             for block, some in texts:
-                found = labelled(model, some, lambda count: advance(count, ""))
-                add(block, dict(zip(names, found.columns(len(classes)), strict=True)))
-    return Written(writer.path, texts, names)
+                found = labelled(model, some, lambda count: advance(count, ""), abstain)
+                abstained += found.abstained
+                add(block, dict(zip(names, found.columns(len(classes), abstain is not None), strict=True)))
+    if abstain is None:
+        return Written(writer.path, texts, names)
+    _note_abstained(abstained, texts, show)
+    return Written(writer.path, texts, names, abstained)
 
 
 def note_empty(texts: dataset.TextBlocks, show: Show) -> None:
@@ -121,6 +189,12 @@ def note_empty(texts: dataset.TextBlocks, show: Show) -> None:
         which = f": {dataset.row_list(texts.first_empty, texts.empty, texts.first_lines)}"
         are, get = verb(texts.empty, "is", "are"), verb(texts.empty, "gets", "get")
         show.say(f"note: {texts.empty:,} of {plural(texts.rows, 'text')} {are} empty and {get} no label{which}")
+
+
+def _note_abstained(abstained: int, texts: dataset.TextBlocks, show: Show) -> None:
+    from .abstention import note_abstained
+
+    note_abstained(abstained, texts.rows - texts.empty, show)
 
 
 def label_texts(request: Request, texts: Sequence[str], show: Show, bars: Show) -> Iterator[tuple[list[str], Labelled]]:
@@ -161,11 +235,16 @@ def _label_blocks(
             "note: no texts given, so there is nothing to predict. Give texts as arguments, or a table with --file"
         )
         return
+    abstain = request.abstainer(show)
     model = saved_model.load_on_device(request.model, request.device, "predict", request.form)
-    classes = list(model.id2label.values())
+    classes, abstained = list(model.id2label.values()), 0
     with bars.bar("predicting", texts.rows) as advance:
         for _, some in texts:
-            yield classes, labelled(model, some, lambda count: advance(count, ""))
+            found = labelled(model, some, lambda count: advance(count, ""), abstain)
+            abstained += found.abstained
+            yield classes, found
+    if abstain is not None:
+        _note_abstained(abstained, texts, show)
 
 
 def check_source(file: str | None, texts: Sequence[str], out: Path | None, request: Request) -> None:

@@ -15,9 +15,11 @@ from randout.core.errors import Failure, UserError
 from randout.core.files import check_new_folder, new_folder
 from randout.models.folder_checks import BASELINE
 from randout.models.sources import CLASSIFIER_NAMES
+from randout.storage.abstention_record import write_abstention
 from randout.storage.run_folder import RunFolder
 from randout.storage.seen_rows import FILE as SEEN_ROWS
 
+from .abstention import find_abstention
 from .saved_model import baseline_folder, check_own_split, load_classifier
 
 if TYPE_CHECKING:
@@ -109,6 +111,8 @@ def export_run(path: Path, out: Path, forms: Sequence[str], show: Show) -> Expor
         files.write_pages(folder, made, run.path.name, kept)
         if (run.path / SEEN_ROWS).exists():  # for warnings of `evaluate`
             shutil.copyfile(run.path / SEEN_ROWS, folder / SEEN_ROWS)
+        if (abstention := find_abstention(str(run.path))) is not None:
+            write_abstention(folder, abstention)
     return Export(out, record, tuple(kept), tuple(left_out))
 
 

@@ -20,6 +20,7 @@ from randout.core.files import check_publish, final_name, portable, replace_text
 from randout.core.launch import check_single
 from randout.core.terminal import Terminated
 from randout.methods.registry import Origin
+from randout.models.sources import Source
 from randout.storage import run_folder
 from randout.storage.metrics_record import Metrics, Scores
 from randout.storage.run_folder import RunFolder
@@ -39,6 +40,7 @@ from randout.storage.seen_rows import read_seen, write_seen
 from randout.trackers.finished_runs import report_finished
 
 from . import cross_fit, leaks
+from .abstention import record_abstention
 from .defaults import training_texts
 from .model_card import model_card
 from .options import Result as Result
@@ -192,7 +194,7 @@ def _write_config(
     the name of their run. train: as requested while the run may have to be resumed, because a teacher that is fine-tuned
     first resolves "auto" by its own data; then resolved.
     """
-    config, files = plan.config, ("source", "validation", "test", "unlabeled")
+    config, files = plan.config, ("source", "validation", "test", "unlabeled", "corrections")
     data = config.data.model_copy(update={key: portable(getattr(config.data, key), run.path) for key in files})
     named: dict[str, Any] = {"student": config.student.model_copy(update={"model": student})}
     named |= {"teacher": config.teacher.model_copy(update={**teacher, "more": tuple(more)})}
@@ -309,6 +311,7 @@ def _finish(
         _compare_with_teacher(plan, trained, teacher, metrics.validation, limits)
     metrics.warnings = teacher_warnings(plan, teacher)
     final.save(run.model, model_card(plan, metrics, teacher, run.record.choice), limits)
+    record_abstention(run)
     if seen := read_seen(run.path):
         write_seen(run.model, seen)
     if metrics.test is not None and taught_by is not None:
@@ -322,7 +325,7 @@ def _finish(
     record.finished = run_folder.now()
     run.write("run.json", record.as_json())
     first, *more = [_teacher_name(one, run.path) for one in (teacher, *teacher.others)] if teacher else ["none"]
-    named, train = {"model": first}, plan.config.train
+    named, train = {"model": _hub_name(plan) or first}, plan.config.train
     if plan.fold_teachers:
         settings, train = cross_fit.settings_to_repeat(plan)
         named = {"model": portable(plan.config.teacher.model, run.path), **settings}
@@ -343,6 +346,11 @@ def _used_teacher(teacher: TeacherOutputs) -> dict[str, Any]:
     found: dict[str, Any] = {"name": teacher.name, "validation_accuracy": teacher.validation.get("accuracy")}
     found |= {"soft_labels": teacher.imported.record} if teacher.imported else {}
     return found | ({"cross_fit": teacher.cross_fit} if teacher.cross_fit else {})
+
+
+def _hub_name(plan: Plan) -> str:
+    """Return the name of a first teacher that is a classifier from the hub; empty for any other."""
+    return plan.teacher.name if isinstance(plan.teacher, Source) and plan.teacher.revision else ""
 
 
 def _teacher_name(teacher: TeacherOutputs, folder: Path) -> str:

@@ -22,7 +22,7 @@ from randout.data.stratify import Ints
 from randout.data.views import make_views
 from randout.methods.base import GOLD_LOSS, Method, Size, overrides, takes_label_sets
 from randout.methods.builtin import GOLD, METHODS
-from randout.methods.compatibility import check_parts, check_targets, learned_rows, methods_of
+from randout.methods.compatibility import check_parts, check_targets, check_weights, learned_rows, methods_of
 from randout.methods.contrastive import Contrastive
 from randout.models import loading
 from randout.models.heads import check_layers
@@ -90,6 +90,8 @@ def _encoder_plan(config: Config, dataset: Dataset, required: Collection[str]) -
     methods = _suitable_methods(methods, dataset, required, notes)
     check_targets(methods, dataset)
     check_parts(methods, train.batch_parts, train.batch_size)
+    if config.data.weight_column:
+        check_weights(methods)
     cross_fit.check(config, teacher, methods)
     folds = cross_fit.folds_of(dataset, config.teacher)
     plain, dataset = dataset, _with_views(config, dataset, methods, teacher, folds, notes)
@@ -362,6 +364,11 @@ def _baseline_plan(config: Config, baseline: Baseline, dataset: Dataset | None) 
     device, _ = machine(config)
     train = config.train.model_copy(update={"device": device})
     config = resolve_settings(config.model_copy(update={"train": train}), baseline.settings, notes)
+    if config.data.weight_column and baseline.settings.own_loss:
+        raise UserError(
+            f"data.weight_column: {baseline.settings.name} does not support weights of rows. Use an encoder as the student, or "
+            "leave the weights out"
+        )
     dataset = dataset or load(config.data)
     if dataset.sets is not None and not baseline.settings.label_sets:
         raise UserError(

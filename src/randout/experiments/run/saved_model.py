@@ -14,7 +14,7 @@ import numpy as np
 from randout.core.errors import UserError
 from randout.models.folder_checks import EXPORT, is_export
 from randout.models.sources import locate
-from randout.storage.run_folder import RunFolder, check_run
+from randout.storage.run_folder import ABSTENTION, RunFolder, check_run
 
 if TYPE_CHECKING:
     from randout.data.dataset import Dataset
@@ -122,7 +122,8 @@ def fingerprint(name: str, form: str = "") -> str:
     folder = export_folder(name, form) or baseline_folder(name)
     if folder is not None:
         for path in sorted(folder.iterdir()):
-            if path.is_file() and path.suffix not in (".md", ".py", ".npz"):  # what describes a model, and its rows
+            described = path.suffix in (".md", ".py", ".npz") or path.name == ABSTENTION  # and not what computes logits
+            if path.is_file() and not described:
                 with path.open("rb") as stream:
                     total.update(path.name.encode() + hashlib.file_digest(stream, "sha256").digest())
         total.update(form.encode())
@@ -199,6 +200,12 @@ def baseline_folder(name: str) -> Path | None:
 
     path = Path(os.path.expanduser(name))
     return next((folder for folder in (path / "model", path) if baselines.is_fitted(folder)), None)
+
+
+def model_folder(name: str) -> Path | None:
+    """Return the folder with the saved model of a run, or the folder itself; None if there is no such folder."""
+    path = Path(os.path.expanduser(name))
+    return next((folder for folder in (path / "model", path) if folder.is_dir()), None)
 
 
 def export_folder(name: str, form: str = "") -> Path | None:

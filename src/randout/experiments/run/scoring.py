@@ -34,6 +34,8 @@ from randout.storage.run_folder import RunFolder
 from randout.storage.seen_rows import SeenRows, in_words, merged, read_seen, seen_in
 
 from . import leaks
+from .abstention import Abstainer, abstainer
+from .batch_prediction import GUESS
 from .model_card import update_card, update_openings
 from .plan import Plan, RowLogits
 from .reload import reload_plan
@@ -208,7 +210,7 @@ class FileRequest:
 
     labels: the classes in the order of the model's outputs, if its own names say nothing. form: of an export; empty: its
     default. out: a table to write, with the prediction and score of each row, and the probabilities of all classes if
-    `probabilities`.
+    `probabilities`. abstain: a target as for `abstention.abstainer`, by which rows get no prediction; empty: all get one.
     """
 
     model: str
@@ -221,6 +223,7 @@ class FileRequest:
     labels: Sequence[str] = ()
     out: Path | None = None
     probabilities: bool = False
+    abstain: str = ""
 
 
 def score_file(
@@ -240,6 +243,7 @@ def score_file(
     model, labels, out = request.model, request.labels, request.out
     if out is not None:
         table_writing.check_output(out)
+    abstain = abstainer(model, request.abstain, show) if request.abstain else None
     saved = load_on_device(model, request.device, "evaluate", request.form)
     id2label = dict(enumerate(output_names(saved.id2label, labels, model, "--labels")))
     if twice := [name for name in labels if list(labels).count(name) > 1]:
@@ -257,8 +261,11 @@ def score_file(
     scores = _scores_of_rows(found, logits, id2label, counts, which, saved.thresholds)
     if test_rows is not None:
         scores.test_rows = test_rows
+    if abstain is not None:
+        abstain.check_model(saved.thresholds)
+        scores.abstention = abstain.scores(found.labels, logits, found.groups)
     if write is not None:
-        write(_prediction_columns(found, logits, names, request.probabilities, saved.thresholds))
+        write(_prediction_columns(found, logits, names, request.probabilities, saved.thresholds, abstain))
         show.say(f"predictions {out}")
     every = dict(enumerate([*names, *found.unseen]))
     scores.warnings = of_file(model, found.labels, logits, found.groups, every, scores, saved.thresholds)
@@ -331,9 +338,17 @@ def _rows_to_score(
 
 
 def _prediction_columns(
-    found: data.Evaluation, logits: np.ndarray, names: list[str], every: bool, thresholds: Thresholds
+    found: data.Evaluation,
+    logits: np.ndarray,
+    names: list[str],
+    every: bool,
+    thresholds: Thresholds,
+    abstain: Abstainer | None,
 ) -> dict[str, list[Any]]:
-    """Return the columns to add to the scored table; None in rows that were not scored. every: the probability of each label."""
+    """Return the columns to add to the scored table; None in rows that were not scored. every: the probability of each label.
+
+    With `abstain`, rows below its confidence have no prediction and no score.
+    """
     shares, made = probabilities(logits, thresholds), predicted(logits, thresholds)
     columns: dict[str, list[Any]] = {}
 
@@ -343,12 +358,17 @@ def _prediction_columns(
             spread[row] = value
         columns[table_writing.free_name([*found.table.columns, *columns], name)] = spread
 
-    if thresholds is None:
-        add("prediction", [names[at] for at in made.tolist()])
-        add("score", shares.max(1).tolist())
-    else:
+    if thresholds is not None:
         add("prediction", [JOINED.join(labels) for labels in names_of(made, names)])
         add("score", set_probability(shares, made).tolist())
+    else:
+        guesses, scores = [names[at] for at in made.tolist()], shares.max(1).tolist()
+        sure = np.ones(len(guesses)) if abstain is None else abstain.confidences(logits)
+        kept = (np.ones(len(guesses), bool) if abstain is None else abstain.accepts(sure)).tolist()
+        add("prediction", [guess if accepted else None for guess, accepted in zip(guesses, kept, strict=True)])
+        add("score", [score if accepted else None for score, accepted in zip(scores, kept, strict=True)])
+        for name, values in zip(GUESS, (guesses, sure.tolist()), strict=True) if abstain is not None else ():
+            add(name, values)
     for at, name in enumerate(names if every else []):
         add(f"probability_{name}", shares[:, at].tolist())
     return columns
@@ -404,10 +424,25 @@ def _open_by_file(run: RunFolder | None, held: int, rows: int, show: Show) -> Te
 
 
 def score_run(
-    path: Path, split: str, show: Show, allow_leaks: bool = False, device: str = "auto"
+    path: Path, split: str, show: Show, allow_leaks: bool = False, device: str = "auto", abstain: str = ""
 ) -> tuple[Scores, dict[int, str]]:
-    """Return the metrics of a finished run on one of its own splits; opening the test split is recorded."""
+    """Return the metrics of a finished run on one of its own splits; opening the test split is recorded.
+
+    abstain: as in `FileRequest`. The threshold is that of the validation rows, so their own scores fit it too well.
+    """
     run = check_own_split(path, split)
+    rejecting = abstainer(str(path), abstain, show) if abstain else None
+    scores, id2label = _scores_of_split(run, split, show, allow_leaks, device)
+    if rejecting is not None:
+        found = read_predictions(run.predictions(split), run.labels)
+        scores.abstention = rejecting.scores(found.labels, found.logits, found.groups)
+    return scores, id2label
+
+
+def _scores_of_split(
+    run: RunFolder, split: str, show: Show, allow_leaks: bool, device: str
+) -> tuple[Scores, dict[int, str]]:
+    path = run.path
     where = device_of(device, "evaluate")
     labels = run.labels
     if split == "validation":

@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from randout.core.console import duration
 from randout.core.terminal import stop_on_signal
 from randout.core.wording import plural
 from randout.data.dataset import Dataset
+from randout.data.row_weights import normalised
 from randout.methods.base import Context, LiveTeacher, Method
 from randout.methods.compatibility import learned_rows
 from randout.methods.target_losses import ONE_LABEL, LabelSetTarget, Target
@@ -84,16 +86,21 @@ def target_of(dataset: Dataset, device: str) -> Target:
 
 
 def class_weights(dataset: Dataset) -> torch.Tensor:
-    """Return the class weights n / (C * n_c) over the training split, (C,).
+    """Return the class weights n / (C * n_c) over the training split, (C,); with weights of rows, n and n_c are their sums.
 
     Of multi-label data: (n - n_c) / n_c, the weight of the rows that have a label, which equals those that lack it.
     """
+    rows = dataset.split["train"]
+    rows = rows[dataset.labels[rows] >= 0]
+    weights = dataset.weights[rows] if len(dataset.weights) else None
     if dataset.sets is not None:
-        rows = dataset.truth(dataset.split["train"])[:, : len(dataset.id2label)]
-        return torch.tensor((~rows).sum(0) / np.maximum(rows.sum(0), 1), dtype=torch.float32)
-    labels = dataset.labels[dataset.split["train"]]
-    counts = np.bincount(labels[labels >= 0], minlength=len(dataset.id2label))
-    return torch.tensor(counts.sum() / (len(counts) * np.maximum(counts, 1)), dtype=torch.float32)
+        has = dataset.truth(rows)[:, : len(dataset.id2label)]
+        of = has if weights is None else has * weights[:, None]
+        count = of.sum(0)
+        total = len(rows) if weights is None else weights.sum()
+        return torch.tensor((total - count) / np.where(count > 0, count, 1), dtype=torch.float32)
+    counts = np.bincount(dataset.labels[rows], weights, minlength=len(dataset.id2label))
+    return torch.tensor(counts.sum() / (len(counts) * np.where(counts > 0, counts, 1)), dtype=torch.float32)
 
 
 def make_training_data(plan: Plan, teacher: TeacherOutputs | None) -> TrainingData:
@@ -101,10 +108,20 @@ def make_training_data(plan: Plan, teacher: TeacherOutputs | None) -> TrainingDa
     labelled, heldout = learned_rows(plan.dataset, plan.methods)
     logits, others = (teacher.logits, tuple(other.logits for other in teacher.others)) if teacher else (None, ())
     if teacher and teacher.stored:
-        return sharded_training_data(plan.dataset, teacher.stored, labelled, heldout)
-    return TrainingData(
-        plan.tokens, torch.from_numpy(plan.dataset.labels), labelled, plan.dataset.unlabelled, logits, heldout, others
-    )
+        return _with_weights(sharded_training_data(plan.dataset, teacher.stored, labelled, heldout), plan.dataset)
+    labels, unlabelled = torch.from_numpy(plan.dataset.labels), plan.dataset.unlabelled
+    data = TrainingData(plan.tokens, labels, labelled, unlabelled, logits, heldout, others)
+    return _with_weights(data, plan.dataset)
+
+
+def _with_weights(data: TrainingData, dataset: Dataset) -> TrainingData:
+    """Return the data with the factor of each row's loss; unchanged if the rows that are learned have equal weights."""
+    factors = normalised(dataset.weights, data.labelled, dataset.split.get("unlabeled", data.unlabelled[:0]))
+    if factors is None:
+        return data
+    weights = torch.ones(len(data.labels))  # sharded texts have no weight of their own
+    weights[: len(factors)] = torch.from_numpy(factors).float()
+    return replace(data, weights=weights)
 
 
 def train_student(

@@ -24,6 +24,8 @@ from randout.core.lazy import torch
 from randout.core.wording import plural, verb
 from randout.data.shards import columns_of_shards, find_shards, is_url
 from randout.experiments.run import saved_model
+from randout.experiments.run.abstention import abstainer
+from randout.experiments.run.batch_prediction import column_names
 from randout.experiments.run.options import Options
 from randout.experiments.run.saved_model import LoadedClassifier
 from randout.experiments.sharing import scheduling
@@ -32,7 +34,7 @@ from randout.storage.shard_folder import ShardFolder
 from randout.storage.shard_record import LabellingSettings, LabellingTask, Manifest
 
 from .copies import held_out_hashes
-from .labelling import read_entry, write_record
+from .labelling import COUNTS, read_entry, write_record
 from .shard_cells import ShardCells
 from .task import COPIES, PARTS, Task, held_out_file
 
@@ -44,7 +46,8 @@ class ShardRequest:
     """What to label and how.
 
     inputs: folders, globs, Parquet files or URLs. work: folder of unfinished shards and locks; None: within `out` if that is
-    local, else within `randout-work` here. held_out: a run or a table whose rows are left out; "" for none.
+    local, else within `randout-work` here. held_out: a run or a table whose rows are left out; "" for none. abstain: of
+    predictions, as for `abstention.abstainer`; "": every text gets a label.
     """
 
     kind: Literal["soft-labels", "predictions"]
@@ -59,6 +62,7 @@ class ShardRequest:
     deduplicate: bool = False
     held_out: str = ""
     work: Path | None = None
+    abstain: str = ""
 
 
 def label_shards(request: ShardRequest, options: Options) -> Manifest:
@@ -141,6 +145,7 @@ def prepare(request: ShardRequest, options: Options) -> tuple[Task, LoadedClassi
     work = (request.work or (local / WORK if local else Path("randout-work") / _short_digest(out))).absolute()
     check_folder(work)
     held = _write_held_out(request, work, show)
+    abstention = _abstention(request, show)
     fingerprint = saved_model.fingerprint(request.model, request.form)
     device = "cpu" if shared else request.device
     model = saved_model.load_on_device(request.model, device, request.kind, request.form)
@@ -160,6 +165,7 @@ def prepare(request: ShardRequest, options: Options) -> tuple[Task, LoadedClassi
         probabilities=request.probabilities,
         deduplicate=request.deduplicate,
         held_out=held,
+        abstention=abstention,
     )
     place = resolved_place(request.model, Path.cwd())
     record = LabellingTask(
@@ -170,6 +176,16 @@ def prepare(request: ShardRequest, options: Options) -> tuple[Task, LoadedClassi
     if shared:
         task.write()
     return task, None if shared else model
+
+
+def _abstention(request: ShardRequest, show: Show) -> tuple[float, float] | None:
+    """Return the temperature and the least confidence of a label; None if every text gets one. Raises UserError."""
+    if not request.abstain:
+        return None
+    if request.kind == "soft-labels":
+        raise UserError(f"abstain {request.abstain}: soft labels have no label to leave out. Label predictions instead")
+    found = abstainer(request.model, request.abstain, show)
+    return found.temperature, found.threshold.confidence
 
 
 def _write_held_out(request: ShardRequest, work: Path, show: Show) -> str:
@@ -190,7 +206,7 @@ def _short_digest(text: str) -> str:
 def _check_names(request: ShardRequest, identifier: str | None, classes: Sequence[str]) -> None:
     """Raise UserError if the id column has the name of one of the columns that are written."""
     soft = [f"logit_{name}" for name in classes]
-    own = soft if request.kind == "soft-labels" else ["label", "score", *(f"probability_{name}" for name in classes)]
+    own = soft if request.kind == "soft-labels" else column_names(classes, bool(request.abstain))
     if identifier in (*own, "skipped"):
         raise UserError(
             f"--id-column {identifier}: this is the name of a column that is written. Rename it in the input"
@@ -230,10 +246,7 @@ def _shown(value: object) -> str:
 
 def _manifest(task: Task, model: str) -> Manifest:
     entries = [read_entry(task, shard) for shard in task.shards]
-    totals = {
-        name: sum(getattr(entry, name) for entry in entries)
-        for name in ("rows", "labelled", "empty", "copies", "held_out")
-    }
+    totals = {name: sum(getattr(entry, name) for entry in entries) for name in ("rows", *COUNTS)}
     return Manifest(
         format=1,
         version=randout.__version__,
@@ -249,6 +262,7 @@ def _note_skipped(manifest: Manifest, show: Show) -> None:
         (manifest.empty, "are empty"),
         (manifest.copies, "are copies of an earlier row"),
         (manifest.held_out, "are copies of a held-out row"),
+        (manifest.abstained, "are below the confidence of a label"),
     ):
         if count:
             show.say(f"note: {count:,} of {plural(manifest.rows, 'row')} {what} and have no label")

@@ -18,7 +18,9 @@ from randout.core.files import replacing
 from randout.data.columns import texts_or_empty
 from randout.data.row_hashes import Hashes, row_hashes
 from randout.data.shards import Part, Shard, arrow_of, blocks_of_part, parts_of, without_rows
+from randout.experiments.run.batch_prediction import GUESS
 from randout.experiments.run.saved_model import LoadedClassifier
+from randout.stats.coverage import confidences
 from randout.stats.metrics import log_probabilities
 from randout.storage.record import parsed
 from randout.storage.shard_record import METADATA, LabellingSettings, ManifestEntry, ShardRecord
@@ -26,7 +28,9 @@ from randout.storage.shard_record import METADATA, LabellingSettings, ManifestEn
 from .copies import copies_of_part, is_held_out
 from .task import Task
 
-EMPTY, COPY, HELD_OUT = "empty", "copy", "held-out"  # values of the column `skipped`; null for a row with a label
+# values of the column `skipped`; null for a row with a label
+EMPTY, COPY, HELD_OUT, ABSTAINED = "empty", "copy", "held-out", "abstained"
+COUNTS = ("labelled", "empty", "copies", "held_out", "abstained")  # numbers of rows in a record
 ROW_ID, SKIPPED = "row_id", "skipped"
 WRITTEN_ROWS = 65_536  # rows of a row group of a labelled shard
 Advance = Callable[[int], None]  # progress callback: number of rows done
@@ -77,7 +81,7 @@ def read_entry(task: Task, shard: Shard) -> ManifestEntry:
 
 
 def _entry(shard: Shard, record: ShardRecord, sha256: str) -> ManifestEntry:
-    counts = {name: getattr(record, name) for name in ("labelled", "empty", "copies", "held_out")}
+    counts = {name: getattr(record, name) for name in COUNTS}
     return ManifestEntry(
         name=shard.name, identity=record.identity, sha256=sha256, rows=shard.rows, input=record.input, **counts
     )
@@ -125,7 +129,8 @@ def labelled_table(
     """Return the rows of a labelled shard as an Arrow table.
 
     block: the Arrow table with the column of ids. first: row of the shard, from 0. logits: (n, C); rows that are skipped
-    get nulls. The row ids are those of the id column, or the shard's name and the row's number, counted from 1.
+    get nulls; of a model that abstains, rows below its confidence too, but for best guess and confidence. The row ids are
+    those of the id column, or the shard's name and the row's number, counted from 1.
     """
     import pyarrow as pa
 
@@ -141,12 +146,21 @@ def labelled_table(
     else:
         probabilities = np.exp(log_probabilities(logits)).astype(np.float32)
         best = np.where(none, 0, np.nan_to_num(probabilities).argmax(1))
-        score = probabilities[np.arange(len(best)), best]
-        columns["label"] = pa.array(np.array(settings.classes, object)[best], pa.string(), mask=none)
-        columns["score"] = pa.array(score, pa.float32(), mask=none)
+        score, names = probabilities[np.arange(len(best)), best], np.array(settings.classes, object)[best]
+        without, guesses = none, {}
+        if settings.abstention is not None:
+            temperature, least = settings.abstention
+            sure = confidences(logits, temperature)
+            without = none | (np.nan_to_num(sure) < least)
+            skipped = np.where(without & ~none, ABSTAINED, skipped.astype(object))
+            made = (pa.array(names, pa.string(), mask=none), pa.array(sure.astype(np.float32), pa.float32(), mask=none))
+            guesses = dict(zip(GUESS, made, strict=True))
+        columns["label"] = pa.array(names, pa.string(), mask=without)
+        columns["score"] = pa.array(score, pa.float32(), mask=without)
+        columns |= guesses
         for at, name in enumerate(settings.classes if settings.probabilities else ()):
             columns[f"probability_{name}"] = pa.array(probabilities[:, at], pa.float32(), mask=none)
-    columns[SKIPPED] = pa.array(skipped.astype(object), pa.string(), mask=~none)
+    columns[SKIPPED] = pa.array(skipped.astype(object), pa.string(), mask=skipped == "")
     return pa.table(columns)
 
 
@@ -176,13 +190,11 @@ def _join(
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    counts = {"": 0, EMPTY: 0, COPY: 0, HELD_OUT: 0}
+    counts = {"": 0, EMPTY: 0, COPY: 0, HELD_OUT: 0, ABSTAINED: 0}
     for file in files:
         for group in pc.value_counts(pq.read_table(file, columns=[SKIPPED])[SKIPPED]).to_pylist():
             counts[group["values"] or ""] += group["counts"]
-    record = record.model_copy(
-        update={"labelled": counts[""], "empty": counts[EMPTY], "copies": counts[COPY], "held_out": counts[HELD_OUT]}
-    )
+    record = record.model_copy(update=dict(zip(COUNTS, counts.values(), strict=True)))
     schema = pq.read_schema(files[0]) if files else empty_table(settings, shard).schema
     schema = schema.with_metadata({METADATA: json.dumps(record.model_dump(mode="json")).encode()})
     with pq.ParquetWriter(whole, schema, compression="zstd") as writer:

@@ -1,0 +1,82 @@
+"""The command `label-issues`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from randout.core import terminal
+from randout.core.console import Show
+from randout.core.files import shell_path
+from randout.experiments.run.options import Options, Stopped
+
+from . import tools
+from .tools import AsJson, Encoding, LabelColumn, Quiet, Recipe, RunsFolder, Sets, TextColumn, named, requested
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command("label-issues")
+def label_issues(
+    data: Annotated[
+        str, typer.Argument(help="a table of texts and labels, a named dataset, or a dataset TOML file", metavar="DATA")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="folder for the table and the report")] = Path(
+        "label-issues"
+    ),
+    student: Annotated[
+        str | None, typer.Option(help="encoder, svm, ...: a run for each fold (default: a bag of words, without runs)")
+    ] = None,
+    teacher: Annotated[str, typer.Option(help="of a named student; none: no distillation")] = "none",
+    folds: Annotated[int, typer.Option(help="number of folds, of which each is examined by a model of the others")] = 5,
+    recipe: Recipe = None,
+    sets: Sets = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    group: Annotated[str | None, typer.Option(help="group column; rows of a group stay in one fold")] = None,
+    split_column: Annotated[str | None, typer.Option(help="column with train, validation or test for each row")] = None,
+    validation: Annotated[str | None, typer.Option(help="file of validation rows")] = None,
+    test: Annotated[str | None, typer.Option(help="file of test rows")] = None,
+    corrections: Annotated[str | None, typer.Option(help="table of labels that are corrected already")] = None,
+    encoding: Encoding = None,
+    formats: Annotated[str, typer.Option(help="formats of the report, comma-separated")] = "html,md,csv",
+    runs: RunsFolder = Path("runs"),
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find rows whose labels are doubtful, by models trained without them, and copies with different labels.
+
+    Writes a table to correct and use with `randout train DATA --corrections TABLE`, and a report. DATA is not changed.
+    """
+    from randout.reporting.label_issues import issue_lines
+    from randout.reporting.page import checked_formats, refuse_others
+
+    checked_formats(formats)
+    refuse_others(out)
+    table: dict[str, Any] = {"source": data, "text_column": text_column, "label_column": label_column}
+    table |= {"group_column": group, "split_column": split_column, "encoding": encoding}
+    table |= {"validation": validation, "test": test, "corrections": corrections}
+    settings = named({"data": table, "student": {"model": student}, "teacher": {"model": teacher}})
+    config = requested(settings, None, recipe, sets).config()
+    from randout.experiments.label_issues import FILE, find_label_issues, write_label_issues
+
+    try:
+        found = find_label_issues(config, folds, Options(runs=runs, show=Show(quiet or as_json)))
+    except Stopped as stop:
+        tools.stopped(stop, runs)
+        return
+    written = write_label_issues(found, out, formats)
+    if as_json:
+        print(terminal.to_json(found.as_json() | {"written": [str(path) for path in written]}))
+        return
+    print("\n".join(issue_lines(found)))
+    print(f"\ntable   {out / FILE}")
+    for path in written:
+        if path.name in ("report.html", "report.md"):
+            print(f"report  {path}")
+            break
+    if found.issues:
+        todo = f"randout train {shell_path(data)} --corrections {shell_path(out / FILE)}"
+        print(f"next    fill in corrected_label, then: {todo}")

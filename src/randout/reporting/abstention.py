@@ -1,0 +1,62 @@
+"""The section on abstention: what labelling only the most confident rows of the validation split gives."""
+
+from __future__ import annotations
+
+from randout.storage.abstention_record import Abstention, abstention_of
+
+from .subjects import Arm, Subject
+from .text import points_at
+from .values import Column, Figure, Section, Table
+
+
+def abstention(subject: Subject) -> Section | None:
+    """Risk-coverage curves of the arms, a table of some coverages, and the area under each curve."""
+    found = [(arm.name, record) for arm in subject.arms if (record := _record(arm)) is not None]
+    if not found:
+        return None
+    columns = (
+        Column("model"),
+        Column("coverage %", "percent"),
+        Column("confidence", "number"),
+        Column("error %", "percent"),
+        Column("accuracy %", "percent"),
+        Column("95 % interval", "interval"),
+    )
+    rows = {
+        name: [(name, p.coverage, p.confidence, 1 - p.accuracy, p.accuracy, (p.low, p.high)) for p in record.points]
+        for name, record in found
+    }
+    several = any(len(arm.models) > 1 for arm in subject.arms)
+    note = "Error of the rows that get a label, if only the most confident ones do: validation rows, with confidences "
+    note += f"calibrated on them by one temperature.{' The first unit of each model.' if several else ''}"
+    whole = Table("coverage-curve", "Risk and coverage", columns, tuple(row for own in rows.values() for row in own))
+    roles = {"series": "model", "x": "coverage %", "y": "error %"}
+    figure = Figure("coverage-curve", "Risk and coverage", "lines", whole, roles, note)
+    kept = tuple(
+        row
+        for name, record in found
+        for row, point in zip(rows[name], record.points, strict=True)
+        if point in points_at(record.points)
+    )
+    short = Table("coverage", "Accuracy of the rows that get a label", columns, kept)
+    heads = (
+        Column("model"),
+        Column("area under the curve", "number"),
+        Column("temperature", "number"),
+        Column("validation rows", "count"),
+        Column("wrong", "count"),
+    )
+    areas = tuple((name, one.area, one.temperature, one.rows, one.wrong) for name, one in found)
+    about = (
+        "Area: mean error over all coverages; lower is better. Temperature: divides the logits; 1 if too few rows are "
+    )
+    about += "wrong, or right, to fit it. Use: randout predict RUN --abstain accuracy=0.95."
+    return Section("abstention", "Abstention", (figure, short, Table("areas", "Calibration", heads, areas, about)))
+
+
+def _record(arm: Arm) -> Abstention | None:
+    """What the validation rows of an arm's first model say; None without predictions of them, or of label sets."""
+    predictions = arm.models[0].predictions("validation") if arm.models else None
+    if predictions is None or not predictions.rows or predictions.thresholds is not None:
+        return None
+    return abstention_of(predictions)

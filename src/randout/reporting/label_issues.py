@@ -1,0 +1,121 @@
+"""The report on doubtful labels, as lines for a terminal and as a chapter."""
+
+from __future__ import annotations
+
+from randout.core.text_tables import table_lines
+from randout.core.wording import plural
+from randout.storage.label_issues import COPIES, FILE, LIKELY_WRONG, LabelIssue, LabelIssues
+
+from .sections import Chapter
+from .text import shortened
+from .values import Column, Section, Table
+
+SHOWN, LISTED = 10, 200  # rows in a terminal, and in a report
+TEXT_WIDTH = 70  # columns of a text in a terminal
+
+LIMITS = (
+    "The estimate takes every confident prediction for the true label, so rows that the model cannot classify count as wrong "
+    "too, and its interval reflects only which rows were sampled: of a weak model, it is far too high. The bound holds for any "
+    "model, if a wrong label is as likely to be any of the other classes; labels that are wrong between similar classes may be "
+    "more."
+)
+
+
+def estimate_words(found: LabelIssues) -> str:
+    """Return the estimated number of wrong labels with its interval."""
+    wrong = found.wrong
+    words = f"{wrong.estimate:,.0f} of {plural(wrong.rows, 'label')} ({wrong.estimate / wrong.rows:.1%})"
+    if wrong.low is None or wrong.high is None:
+        return words
+    return f"{words}, 95 % interval {wrong.low:,.0f} to {wrong.high:,.0f}"
+
+
+def bound_words(found: LabelIssues) -> str:
+    """Return the largest number of wrong labels that the model's predictions allow."""
+    most = found.wrong.most
+    return f"at most {most:,.0f} ({most / found.wrong.rows:.1%}), if labels are wrong at random"
+
+
+def issue_lines(found: LabelIssues) -> list[str]:
+    """Format what was found for a terminal: numbers, ambiguous pairs, and the first issues."""
+    baseline = f"{found.accuracy:.1%} of {plural(found.examined, 'label')}"
+    lines = [
+        f"data        {found.data}: {plural(found.rows, 'labelled row')}, {len(found.classes)} classes",
+        f"model       {found.model}, {found.folds} folds: predicts {baseline} out of fold",
+        f"copies      {plural(found.conflicting_groups, 'group')} of the same text with different labels "
+        f"({plural(found.conflicting_rows, 'row')})",
+        f"wrong       {plural(found.likely_wrong, 'label')} likely wrong; by confident learning: {estimate_words(found)}",
+        f"bound       {bound_words(found)}",
+    ]
+    in_test = sum(one.split == "test" for one in found.issues)
+    if in_test:
+        lines.append(
+            f"test        {plural(in_test, 'row')} of these issues in the test split; correct them for every model alike"
+        )
+    if found.corrected:
+        lines.append(f"corrected   {plural(found.corrected, 'label')} before this")
+    if found.pairs:
+        pairs = [[f"{one.first} / {one.second}", f"{one.rows:,.0f}", f"{one.first_rows:,.0f}"] for one in found.pairs]
+        lines += ["", *table_lines(["ambiguous pair", "expected rows", "labelled as the first"], pairs)]
+    if found.issues:
+        rows = [
+            [one.row, one.split, one.label, one.suggested_label, shortened(" ".join(one.text.split()), TEXT_WIDTH)]
+            for one in found.issues[:SHOWN]
+        ]
+        head = ["row", "split", "label", "suggested", f"text (first {len(rows)} of {len(found.issues):,})"]
+        lines += ["", *table_lines(head, rows, left=range(len(head)))]
+    return lines
+
+
+def chapter(found: LabelIssues) -> Chapter:
+    """Build the report."""
+    lead = f"Labels of {plural(found.rows, 'row')}, examined by {found.model} in {found.folds} folds."
+    return Chapter("", f"Label issues of {found.data}", lead, (_overview(found), _pairs(found), _listed(found)))
+
+
+def _overview(found: LabelIssues) -> Section:
+    rows = [
+        ("labelled rows", found.rows),
+        ("rows examined out of fold", found.examined),
+        ("labels that the model predicts", round(found.accuracy * found.examined)),
+        ("labels likely wrong", found.likely_wrong),
+        ("groups of copies with different labels", found.conflicting_groups),
+        ("rows in these groups", found.conflicting_rows),
+        ("issues in test rows", sum(one.split == "test" for one in found.issues)),
+        ("labels corrected before", found.corrected),
+    ]
+    table = Table("overview", "What was found", (Column("what"), Column("rows", "count")), tuple(rows))
+    estimate = f"Wrong labels, estimated by confident learning: {estimate_words(found)}; {bound_words(found)}. {LIMITS}"
+    todo = f"To correct labels, fill in the column corrected_label of {FILE} and train with --corrections {FILE}."
+    return Section("labels", "Labels", (table, estimate, todo))
+
+
+def _pairs(found: LabelIssues) -> Section:
+    columns = (Column("classes"), Column("expected rows", "rounded"), Column("labelled as the first", "rounded"))
+    rows = tuple((f"{one.first} / {one.second}", one.rows, one.first_rows) for one in found.pairs)
+    note = "Rows with the label of one class that are expected to belong to the other. Many of them point to an unclear border "
+    note += "between the classes, or to classes that this model cannot tell apart."
+    return Section("pairs", "Ambiguous pairs of classes", (Table("pairs", "Pairs", columns, rows, note),))
+
+
+def _listed(found: LabelIssues) -> Section:
+    copies = [one for one in found.issues if one.reason.startswith(COPIES)]
+    likely = [one for one in found.issues if one.reason == LIKELY_WRONG]
+    tables = (
+        _table("copies", "Copies with different labels", copies),
+        _table("likely-wrong", "Labels that are likely wrong, the most certain first", likely),
+    )
+    return Section("issues", "Doubtful labels", tables)
+
+
+def _table(name: str, title: str, issues: list[LabelIssue]) -> Table:
+    columns: tuple[Column, ...] = (Column("row"), Column("split"), Column("copies", "count"))
+    columns += (Column("label"), Column("label's probability %", "percent"), Column("suggested label"))
+    columns += (Column("suggestion's probability %", "percent"), Column("text"))
+    rows = []
+    for one in issues[:LISTED]:
+        shares = one.probabilities or {}
+        about = (one.label, shares.get(one.label), one.suggested_label, shares.get(one.suggested_label))
+        rows.append((one.row, one.split, one.copies, *about, one.text))
+    note = f"The first {LISTED} of {len(issues):,}; {FILE} has all." if len(issues) > LISTED else ""
+    return Table(name, title, columns, tuple(rows), note, texts=True)
