@@ -23,10 +23,11 @@ from randout.core.wording import plural, type_words, verb
 from randout.data import dataframes
 from randout.data.columns import SHOWN, as_arguments, is_missing
 from randout.data.sources import check_name
+from randout.data.text_fields import TextFields
 from randout.experiments import study_requests
 from randout.experiments.run.options import Options, check_processes
 from randout.experiments.run.run_request import Request
-from randout.experiments.run.saved_model import LoadedClassifier, load_on_device
+from randout.experiments.run.saved_model import LoadedClassifier, fields_of, load_on_device
 from randout.methods.builtin import METHODS
 from randout.stats.diagnostics import messages
 from randout.stats.label_set_scores import sigmoid
@@ -122,6 +123,8 @@ class Predictor:
     def predict(self, texts: Iterable[str], *, abstain: str | float = "") -> list[Any]:
         """Return the label of each text; None, with a Python warning, for an empty or white-space text.
 
+        texts: strings; for a model of pairs, (first, second); for one that reads fields, rows by column: {"text": ...,
+        "position": ...}.
         abstain: a text of which the model is not sure enough gets None too: "accuracy=0.95", "coverage=0.9" (a threshold
         chosen on validation rows, see `threshold`), or a confidence. A model of label sets (multi-label) gives a list of
         labels for each text, which may be empty. Raises UserError as `predict_proba` and `threshold` do.
@@ -149,12 +152,12 @@ class Predictor:
         """Return probabilities (n, C) of n texts, columns by `id2label`, in float32; texts are truncated as in training.
 
         An empty or white-space text gets NaN, with a Python warning. Raises UserError for anything but a list of strings,
-        also for a single string.
+        also for a single string. texts: as for `predict`.
         """
         return _probabilities(self.saved, self._logits(texts, show, "model.predict_proba"))
 
     def _logits(self, texts: Iterable[str], show: Show | None, call: str) -> np.ndarray:
-        found = _checked_texts(texts, call)
+        found = _checked_texts(texts, call, self.saved.fields)
         kept = [at for at, text in enumerate(found) if not is_missing(text)]
         if len(kept) < len(found):
             _warn_of_empty(found, kept)
@@ -218,11 +221,13 @@ def predict(
 ) -> tuple[list[Any], np.ndarray]:
     """Predict labels (n), or label sets as lists, and probabilities (n, C; columns by id2label) of `texts`.
 
-    model: a run, a model folder, or a `Predictor`. abstain: as for `Predictor.predict`. An empty text gets None and NaN.
-    Computed in float32, without padding if the encoder supports it; texts are truncated as in training. Raises UserError,
-    also for a single string, which would be read as a list of characters.
+    model: a run, a model folder, or a `Predictor`. texts, abstain: as for `Predictor.predict`. An empty text gets None and
+    NaN. Computed in float32, without padding if the encoder supports it; texts are truncated as in training. Raises
+    UserError, also for a single string, which would be read as a list of characters.
     """
-    texts = _checked_texts(texts, "randout.predict")
+    texts = _checked_list(texts, "randout.predict")
+    if isinstance(model, str | Path):  # before the model is loaded
+        texts = _checked_texts(texts, "randout.predict", fields_of(str(model)))
     loaded = model if isinstance(model, Predictor) else load(model, device=device)
     abstainer = loaded._abstainer(abstain) if abstain else None
     logits = loaded._logits(texts, show, "randout.predict")
@@ -346,6 +351,7 @@ def label_shards(
     *,
     kind: Literal["soft-labels", "predictions"] = "soft-labels",
     text_column: str | None = None,
+    text_pair: str | None = None,
     id_column: str | None = None,
     probabilities: bool = False,
     abstain: str = "",
@@ -382,6 +388,7 @@ def label_shards(
         device=device,
         form=form,
         text_column=text_column,
+        text_pair=text_pair,
         id_column=id_column,
         probabilities=probabilities,
         abstain=abstain,
@@ -399,6 +406,7 @@ def evaluate(
     split: str = "validation",
     text_column: str | None = None,
     label_column: str | None = None,
+    text_pair: str | None = None,
     form: str = "",
     abstain: str = "",
     allow_leaks: bool = False,
@@ -407,13 +415,16 @@ def evaluate(
     """Evaluate a classifier on a labelled file, or a run on one of its own splits, as `randout evaluate --json` does.
 
     split: validation or test, if no file is given; opening the test split is recorded. form: of an export, float32 or int8,
-    with a file. abstain: as for `Predictor.predict`; `abstention` then has coverage and accuracy. Raises UserError.
+    with a file. text_pair: column of the second texts; None: as in training. abstain: as for `Predictor.predict`;
+    `abstention` then has coverage and accuracy. Raises UserError.
     """
     from randout.experiments.run import scoring
 
     if file is not None:
         try:
-            request = scoring.FileRequest(str(model), str(file), text_column, label_column, form=form, abstain=abstain)
+            request = scoring.FileRequest(
+                str(model), str(file), text_column, label_column, form=form, abstain=abstain, text_pair=text_pair
+            )
             return scoring.score_file(request, Show(quiet))[0].as_json()
         except UserError as error:
             raise UserError(as_arguments(str(error))) from None
@@ -768,8 +779,8 @@ def _check_arguments(
         raise UserError(f'{function}: settings: found the key {odd[0]!r}, expected a name, as in "learning_rate"')
 
 
-def _checked_texts(texts: Any, call: str) -> list[str]:
-    """Return the texts as a list. Raises UserError for anything but a list of strings.
+def _checked_list(texts: Any, call: str) -> list[Any]:
+    """Return the texts as a list. Raises UserError for a single text and for anything but a list.
 
     call: the called function, for messages: "randout.predict", or "model.predict" for a method of a `Predictor`.
     """
@@ -780,7 +791,16 @@ def _checked_texts(texts: Any, call: str) -> list[str]:
         )
     if isinstance(texts, Mapping) or not isinstance(texts, Iterable):
         raise UserError(f"{function}: texts: found {type_words(texts)}, expected a list of texts, such as one column")
-    found = list(texts)
+    return list(texts)
+
+
+def _checked_texts(texts: Any, call: str, fields: TextFields) -> list[str]:
+    """Return what the model reads, one for each text. Raises UserError as `_checked_list` does, and for other texts.
+
+    fields: the columns of an input besides its text.
+    """
+    function = call.rpartition(".")[2]
+    found = fields.read_items(_checked_list(texts, call), function)
     for at, text in enumerate(found):
         if not isinstance(text, str):
             raise UserError(f"{function}: texts[{at}] is {text!r:.60}, {type_words(text)}; expected a string")

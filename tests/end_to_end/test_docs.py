@@ -53,6 +53,13 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Any) -> Path:
         ]
         lines = "".join(json.dumps(one) + "\n" for one in answers)
         (folder / name.replace(".csv", "-answers.jsonl")).write_text(lines, encoding="utf-8")
+    texts, labels = toy_texts(120, 0)
+    for name, header, cells in (
+        ("pairs.csv", "premise,hypothesis", toy_texts(120, 1)[0]),
+        ("sentences.csv", "text,position", [f"{at % 8}/8" for at in range(120)]),
+    ):
+        lines = [f"{header},label", *(",".join(row) for row in zip(texts, cells, labels, strict=True))]
+        (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
     (folder / "films-unlabelled.csv").write_text("\n".join(["text", *toy_texts(40, 2)[0]]) + "\n", encoding="utf-8")
     write_label_sets(folder / "tickets.csv", seed=0)
     write_label_sets(folder / "tickets-new.csv", 40, seed=1)

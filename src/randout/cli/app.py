@@ -44,6 +44,7 @@ from .tools import (
     LabelColumn,
     Quiet,
     TextColumn,
+    TextPair,
 )
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ def evaluate(
         typer.Option(help="the model's classes in output order, comma-separated, if it names only LABEL_0, ..."),
     ] = None,
     text_column: TextColumn = None,
+    text_pair: TextPair = None,
     label_column: LabelColumn = None,
     encoding: Encoding = None,
     device: Device = "auto",
@@ -133,7 +135,7 @@ def evaluate(
     if probabilities and out is None:
         raise UserError("evaluate: --probabilities needs -o, the file to write them to")
     if file:
-        opened = _opened(run, file, text_column, label_column, encoding, out)
+        opened = _opened(run, file, (text_column, text_pair, label_column), encoding, out)
         from randout.experiments.run import (
             scoring,  # imports PyTorch, so mistakes in file and folders are reported first
         )
@@ -149,6 +151,7 @@ def evaluate(
             labels=[name.strip() for name in labels.split(",")] if labels else (),
             out=out,
             probabilities=probabilities,
+            text_pair=text_pair,
             abstain=abstain,
         )
         scores, id2label = scoring.score_file(request, show, opened)
@@ -173,15 +176,15 @@ def evaluate(
 
 
 def _opened(
-    model: str, file: str, text_column: str | None, label_column: str | None, encoding: str | None, out: Path | None
+    model: str, file: str, columns: tuple[str | None, str | None, str | None], encoding: str | None, out: Path | None
 ) -> LabelledFile:
-    """Read the file to evaluate a model on.
+    """Read the file to evaluate a model on. columns: those of texts, second texts and labels, as named on the command line.
 
     Raises UserError for a faulty file, a missing model, or an `out` that cannot be written.
     """
     from randout.data.dataset import open_evaluation
     from randout.data.table_writing import check_output
-    from randout.experiments.run.saved_model import trained_columns, trained_sets
+    from randout.experiments.run.saved_model import evaluation_fields, trained_columns, trained_sets
     from randout.models.sources import check_there
 
     if Path(model).is_file() and Path(file).is_dir():
@@ -191,8 +194,9 @@ def _opened(
     if out is not None:
         check_output(out)
     check_there(model)
-    sets = trained_sets(model)
-    return open_evaluation(file, text_column, label_column, trained_columns(model), encoding or "auto", sets)
+    text, pair, label = columns
+    fields, sets = evaluation_fields(model, pair), trained_sets(model)
+    return open_evaluation(file, text, label, trained_columns(model), encoding or "auto", sets, fields)
 
 
 @app.command()
@@ -208,6 +212,7 @@ def predict(
     ] = None,
     probabilities: Probabilities = False,
     text_column: Annotated[str | None, typer.Option(help="name of a table's text column")] = None,
+    text_pair: TextPair = None,
     encoding: Encoding = None,
     device: Device = "auto",
     form: Form = "",
@@ -230,14 +235,16 @@ def predict(
     processes = (jobs, job_threads, cluster, job_gpus)
     if out and texts and not file and names_shards(texts):
         asked = {"device": device, "form": form, "text_column": text_column, "probabilities": probabilities}
-        asked |= {"abstain": abstain}
+        asked |= {"abstain": abstain, "text_pair": text_pair}
         shards.label("predictions", model, texts, out, asked | only, processes, as_json=as_json, quiet=quiet)
         return
     shards.check_unused(only, *processes)
     from randout.experiments.run import batch_prediction
 
     show = Show(quiet or as_json)
-    request = batch_prediction.Request(model, device, text_column, encoding or "auto", probabilities, form, abstain)
+    request = batch_prediction.Request(
+        model, device, text_column, encoding or "auto", probabilities, form, abstain, text_pair
+    )
     if Path(model).is_file():
         raise UserError(
             f"predict: {model} is a file; the model comes first: randout predict RUN --file {shell_path(model)}"

@@ -11,7 +11,7 @@ from randout.core import terminal
 from randout.core.console import Show
 from randout.core.files import shell_path
 
-from .tools import AsJson, Quiet, print_table
+from .tools import AsJson, Quiet, example_input, print_table
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -43,5 +43,5 @@ def export(
     else:
         print_table(HEAD, [check.cells() for check in (*made.checks, *made.left_out)])
         print(f"\nexport   {out}")
-        print(f'next     python {shell_path(out / "predict.py")} "a text to classify"')
+        print(f"next     python {shell_path(out / 'predict.py')} {example_input(out)}")
     show.conclude(made.warnings)

@@ -28,6 +28,7 @@ from .tools import (
     RunsFolder,
     Sets,
     TextColumn,
+    TextPair,
     named,
     requested,
 )
@@ -68,6 +69,7 @@ def soft_labels(
     sets: Sets = None,
     plugin: Plugins = None,
     text_column: TextColumn = None,
+    text_pair: TextPair = None,
     label_column: LabelColumn = None,
     unlabeled: Annotated[str | None, typer.Option(help="file of unlabelled texts")] = None,
     runs: RunsFolder = Path("runs"),
@@ -96,7 +98,7 @@ def soft_labels(
             )
         if teacher:
             raise UserError("soft-labels: with -o the model comes first, without --teacher")
-        asked = {"device": device, "form": form, "text_column": text_column}
+        asked = {"device": device, "form": form, "text_column": text_column, "text_pair": text_pair}
         processes = (jobs, job_threads, cluster, job_gpus)
         label("soft-labels", data, inputs, out, asked | only, processes, as_json=as_json, quiet=quiet)
         return
@@ -106,6 +108,7 @@ def soft_labels(
     if not teacher:
         raise UserError("soft-labels: needs --teacher, or -o to label Parquet shards")
     table = {"source": data, "text_column": text_column, "label_column": label_column, "unlabeled": unlabeled}
+    table |= {"text_pair_column": text_pair}
     settings = named({"data": table, "student": {"model": student}})
     settings |= {"teacher": {"model": teacher}, "output": {"test": False}}
     _of_training(requested(settings, preset, recipe, sets).config(), teacher, runs, Show(quiet))

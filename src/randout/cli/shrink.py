@@ -25,6 +25,7 @@ from .tools import (
     RunsFolder,
     Sets,
     TextColumn,
+    example_input,
     requested,
     stopped,
 )
@@ -134,7 +135,8 @@ def shrink(
         print(f"\npicture  {folder.path / 'shrink.png'}")
         if (folder.path / "chosen").exists():
             print(f"chosen   {folder.path / 'chosen'}")
-            print(f'next     randout predict {shell_path(folder.path / "chosen")} "a text to classify"')
+            chosen = folder.path / "chosen"
+            print(f"next     randout predict {shell_path(chosen)} {example_input(chosen)}")
     options.show.conclude(study_warnings.lines(record.warnings))
     if failed := record.cells_in("failed"):
         raise Failure(f"{folder.path}: {plural(len(failed), 'run')} failed; run the same command again to retry")

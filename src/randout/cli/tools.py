@@ -67,6 +67,9 @@ Abstain = Annotated[
 ]
 Encoding = Annotated[str | None, typer.Option(help="text encoding of tables, such as latin1 (default: UTF-8)")]
 TextColumn = Annotated[str | None, typer.Option("--text-column", help="name of the text column")]
+TextPair = Annotated[
+    str | None, typer.Option("--text-pair", help="name of the column with the second text of each pair")
+]
 LabelColumn = Annotated[str | None, typer.Option("--label-column", help="name of the label column")]
 
 
@@ -318,3 +321,10 @@ def _ellipsis() -> str:
     except (UnicodeEncodeError, LookupError):
         return "..."
     return "…"
+
+
+def example_input(model: object) -> str:
+    """Return what to predict on in an example command: a text, or a table for a model that reads several columns."""
+    from randout.experiments.run.saved_model import fields_of
+
+    return "--file TABLE.csv" if fields_of(str(model)) else '"a text to classify"'

@@ -33,6 +33,8 @@ from .tools import (
     RunsFolder,
     Sets,
     TextColumn,
+    TextPair,
+    example_input,
     named,
     requested,
     seconds_of,
@@ -72,6 +74,11 @@ def train(
     sets: Sets = None,
     plugin: Plugins = None,
     text_column: TextColumn = None,
+    text_pair: TextPair = None,
+    prefix_column: Annotated[
+        list[str] | None,
+        typer.Option("--prefix-column", help="column whose value is put before the text; may be repeated"),
+    ] = None,
     label_column: LabelColumn = None,
     group: Annotated[str | None, typer.Option(help="group column; rows of a group stay in one split")] = None,
     split: Annotated[str | None, typer.Option(help="how to split the data: auto or paper")] = None,
@@ -118,6 +125,8 @@ def train(
     table: dict[str, Any] = {
         "source": data,
         "text_column": text_column,
+        "text_pair_column": text_pair,
+        "prefix_columns": prefix_column or None,
         "label_column": label_column,
         "group_column": group,
     }
@@ -309,7 +318,7 @@ def report(result: Result, as_json: bool, show: Show) -> None:
     print(f"run     {result.folder}")
     for line in unscored_test_lines(result.run):
         print(line)
-    print(f'next    randout predict {shell_path(result.folder)} "a text to classify"')
+    print(f"next    randout predict {shell_path(result.folder)} {example_input(result.folder)}")
     if record.identity.train.refit:
         print(REFIT_NOTE)
     show.conclude(messages(warnings))

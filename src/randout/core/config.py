@@ -59,6 +59,10 @@ class DataTable(Table):
     )
     text_column: Name = _setting("", "column with the texts; empty: chosen from the column names")
     label_column: Name = _setting("", "column with the labels; empty: chosen from the column names")
+    text_pair_column: Name = _setting("", "column with the second text of each row's pair; empty: single texts")
+    prefix_columns: tuple[Name, ...] = _setting(
+        (), "columns whose values are put before the text, as fields; empty: none"
+    )
     id_column: Name = _setting(
         "", "column that identifies a row, to join soft labels from a file; empty: by exact text"
     )

@@ -160,8 +160,9 @@ def choose_text(table: Table, column: str | None, label: str | None = None) -> s
     for first, second in PAIRS:
         if first in lower and second in lower:
             raise UserError(
-                f"{table.name}: the columns {lower[first]!r} and {lower[second]!r} look like pairs of texts, but a row "
-                f"has one text. Join the two into one column, or name one of them with {naming('text')}."
+                f"{table.name}: the columns {lower[first]!r} and {lower[second]!r} look like pairs of texts. To read both, name "
+                f"the second with --text-pair {lower[second]} (in Python: "
+                f'settings={{"data.text_pair_column": "{lower[second]}"}}); to read one, name it with {naming("text")}.'
             )
     found = _named_like(names, TEXT_NAMES) or _named_like(names, WEAK_TEXT_NAMES)
     if _is_obvious(found, TEXT_NAMES[:1]):

@@ -20,7 +20,7 @@ import numpy as np
 from randout.core.config import Config, DataTable
 from randout.core.errors import UserError
 from randout.core.label_sets import LabelSets, members_of
-from randout.core.wording import WARNING
+from randout.core.wording import WARNING, plural, verb
 from randout.data.row_hashes import Hashes, row_hashes
 from randout.data.shards import is_sharded
 
@@ -29,6 +29,7 @@ from . import labels as label_rules
 from . import toml_source
 from .archives import opened_file
 from .columns import row_list
+from .composed_text import content_of, is_pair, swapped
 from .corrections import Corrections, corrected_parts, with_labels
 from .multi_label import SetReading, numbered, reading_of
 from .row_weights import Floats, weights_of
@@ -40,6 +41,7 @@ from .sources import (
     Opened,
     Part,
     choose_columns,
+    fields_of,
     given_split,
     label_names,
     open_sources,
@@ -47,11 +49,12 @@ from .sources import (
     read_unlabeled,
 )
 from .splits import assign, check_split, trained_classes_first, usable_roles
-from .stratify import Ints, copies_of, grouped_folds, merge_groups
+from .stratify import Ints, copies_of, grouped_folds, merge_groups, normalize, unordered_copies_of
 from .streaming import Blocks, blocks_of, whole
 from .summary import DataReport, make_report
 from .table_writing import appended, write_table
 from .tables import AUTO, FORMATS, Table, sha256_of
+from .text_fields import NONE, TextFields, choose_pair_text
 from .views import Views
 
 __all__ = [
@@ -78,7 +81,7 @@ OnBlock = Callable[[Table], None]  # called with each block that was read
 class Dataset:
     """n rows and their split: rows of the main file in order, then rows of further files, unlabelled ones last."""
 
-    texts: list[str]  # n
+    texts: list[str]  # n; `composed_text.ComposedText` if an input has further columns
     labels: Ints  # (n,) index into id2label, then into unseen, or into `sets`; -1 for unlabelled rows
     groups: Ints  # (n,) equal for rows connected by copies or the group column, which stay in one split
     copies: Ints  # (n,) equal for rows with the same normalised text
@@ -101,6 +104,7 @@ class Dataset:
         default_factory=lambda: np.zeros(0)
     )  # (n,) of each row in the training loss, as given (`row_weights.normalised`); empty: equal weights
     views: Views | None = None  # augmented views of training texts, which are the last rows
+    fields: TextFields = NONE  # the columns of an input besides the text column
     sharded_rows: int = 0  # further texts to learn from that stay on disk (`data.unlabeled` as a folder of shards)
     sets: LabelSets | None = None  # multi-label data: the label sets that `labels` refers to, over `names`
 
@@ -175,7 +179,8 @@ def load(table: DataTable) -> Dataset:
     notes: list[str] = []
     opened = open_sources(table.source, files, notes, table.encoding)
     text, label, group = (column or None for column in (table.text_column, table.label_column, table.group_column))
-    columns = choose_columns(opened, text, label, group, notes, reading_of(table))
+    fields = fields_of(opened, table.text_pair_column, table.prefix_columns)
+    columns = choose_columns(opened, text, label, group, notes, reading_of(table), fields)
     parts, found = _labelled(opened, columns, table.labels or None, notes)
     parts, corrections = _corrected(parts, table.corrections, found, notes)
     if not columns.named_text and cols.are_numbers(parts[0].texts):
@@ -189,6 +194,7 @@ def load(table: DataTable) -> Dataset:
     if table.weight_column:
         used["weight"] = table.weight_column
     used |= _set_columns(columns.sets) if columns.sets else {}
+    used |= columns.fields.named()
     targets = _targets(parts, found, roles)
 
     def divide(groups: Ints) -> dict[str, Ints]:
@@ -200,6 +206,7 @@ def load(table: DataTable) -> Dataset:
 
     ids, weights = _ids(parts, table.id_column), weights_of(parts, table.weight_column)
     dataset = _assemble(parts, targets, divide, opened, used, notes, ids, weights)
+    dataset = replace(dataset, fields=columns.fields)
     dataset = dataset if corrections is None else _with_corrections(dataset, corrections)
     return without_training_fold(dataset, table.train_folds, table.train_fold) if table.train_folds else dataset
 
@@ -367,8 +374,9 @@ def _assemble(
     lines = np.concatenate([np.asarray(part.table.lines or [0] * len(part.texts), np.int64) for part in parts])
     labels, id2label, unseen, n = targets.y, targets.id2label, targets.unseen, len(targets.y)
     copies = copies_of(texts)
-    groups = _groups(copies, [value for part in parts for value in part.groups])
+    groups = _groups(texts, copies, [value for part in parts for value in part.groups])
     split = divide(groups[:n])
+    notes.extend(_swapped_pairs(texts[:n], split))
     left_out: dict[str, int] = {}
     if len(texts) > n:
         kept, left_out = _choose_unlabeled(texts, copies, split, n)
@@ -409,13 +417,40 @@ def _sha256(parts: Sequence[Part], one_file: bool) -> str:
     return sha256_of("\n".join(f"{part.role} {part.table.sha256}" for part in parts).encode())
 
 
-def _groups(copies: Ints, values: Sequence[str | None]) -> Ints:
-    """Return (n,) group numbers: copies merged with the values of the group column; None is its own group."""
+def _groups(texts: Sequence[str], copies: Ints, values: Sequence[str | None]) -> Ints:
+    """Return (n,) group numbers: copies merged with the values of the group column; None is its own group.
+
+    The same two texts in either order are in one group.
+    """
+    if any(map(is_pair, texts)):
+        copies = merge_groups(copies, unordered_copies_of(texts))
     if all(value is None for value in values):
         return copies.copy()
     seen: dict[Any, int] = {}
     keys: list[Any] = [(i,) if value is None else value for i, value in enumerate(values)]
     return merge_groups(copies, np.array([seen.setdefault(key, len(seen)) for key in keys], dtype=np.int64))
+
+
+def _swapped_pairs(texts: Sequence[str], split: Mapping[str, Ints]) -> list[str]:
+    """Return the notes on pairs whose other order is a row too: they are other rows, but not independent ones."""
+    keys = [normalize(content_of(text)) for text in texts if is_pair(text)]
+    if len(keys) < len(texts):
+        return []
+    others = [normalize(str(swapped(text))) for text in texts]
+    every = set(keys)
+    rows = [row for row, (key, other) in enumerate(zip(keys, others, strict=True)) if other in every and other != key]
+    if not rows:
+        return []
+    trained = {keys[row] for row in split["train"].tolist()}
+    crossed = {name: sum(others[row] in trained for row in split.get(name, ())) for name in ("validation", "test")}
+    found = [
+        f"{WARNING}pairs: {plural(count, f'{name} row')} {verb(count, 'is', 'are')} a training pair in the other order; not "
+        "counted as copies"
+        for name, count in crossed.items()
+        if count
+    ]
+    both = f"pairs: {len(rows):,} rows are another row's pair in the other order: different rows, kept in one split"
+    return found or [both]
 
 
 def _choose_unlabeled(
@@ -460,6 +495,7 @@ class TextBlocks:
 
     blocks: Blocks
     column: str  # the text column
+    fields: TextFields  # the further columns of an input
     rows: int
     empty: int  # rows without a text
     first_empty: list[int]  # numbers of the first few of these rows, counted from 1
@@ -469,12 +505,19 @@ class TextBlocks:
     def __iter__(self) -> Iterator[tuple[Table, list[str]]]:
         """Yield each block of rows with its texts; a missing text is ""."""
         for block in self.blocks:
-            yield block, ["" if cols.is_missing(value) else value for value in block.columns[self.column]]
+            if self.fields:
+                yield block, self.fields.read(self.blocks.name, block.columns, self.column)
+            else:
+                yield block, ["" if cols.is_missing(value) else value for value in block.columns[self.column]]
 
 
 @contextmanager
 def open_texts(
-    path: str | Path, text_column: str | None = None, trained: str | None = None, encoding: str = AUTO
+    path: str | Path,
+    text_column: str | None = None,
+    trained: str | None = None,
+    encoding: str = AUTO,
+    fields: TextFields = NONE,
 ) -> Iterator[tuple[Blocks, Callable[[OnBlock], TextBlocks]]]:
     """Open a file to predict on; yields its blocks, and a function that checks them and returns the texts (`texts_of`).
 
@@ -487,21 +530,25 @@ def open_texts(
     if known is not None:
         column = text_column or known.reading.text_column
         blocks = whole(known.tables["main"])
-        yield blocks, lambda seen: texts_of(blocks, column, trained, seen)
+        yield blocks, lambda seen: texts_of(blocks, column, trained, seen, fields)
         return
     with opened_file(path, FORMATS) as opened:
         blocks = blocks_of(opened, encoding)
-        yield blocks, lambda seen: texts_of(blocks, text_column, trained, seen)
+        yield blocks, lambda seen: texts_of(blocks, text_column, trained, seen, fields)
 
 
 def texts_of(
-    blocks: Blocks, text_column: str | None = None, trained: str | None = None, seen: OnBlock = lambda block: None
+    blocks: Blocks,
+    text_column: str | None = None,
+    trained: str | None = None,
+    seen: OnBlock = lambda block: None,
+    fields: TextFields = NONE,
 ) -> TextBlocks:
     """Check the texts of a whole table; no label column is needed.
 
     text_column: the column to read; None: `trained` (the text column of the model's training data) if the table has it,
-    else the obvious one. seen: called with each block. Raises UserError for a malformed file, an unclear column, a text
-    that is not a string, or a table without texts.
+    else the obvious one. seen: called with each block. fields: the further columns of an input, which the table must have.
+    Raises UserError for a malformed file, an unclear column, a text that is not a string, or a table without texts.
     """
     column, rows, empty, numbers = "", 0, 0, True
     first_empty: list[int] = []
@@ -510,8 +557,10 @@ def texts_of(
         if not column:
             labels = [c for c in block.columns if c.lower() in cols.LABEL_NAMES]
             asked = text_column or (trained if trained in block.columns else None)
+            asked = asked or (choose_pair_text(list(block.columns), fields) if fields.pair else None)
             column = cols.choose_text(block, asked or None, labels[0] if labels else None)
-        texts = cols.texts_or_empty(blocks.name, block.columns[column], column, rows)
+            fields.check(list(block.columns), blocks.name, column)
+        texts = fields.read(blocks.name, block.columns, column, rows)
         without = [row for row, text in enumerate(texts, rows + 1) if not text]
         shown = without[: max(cols.SHOWN - len(first_empty), 0)]
         first_empty += shown
@@ -520,7 +569,7 @@ def texts_of(
         seen(block)
     if blocks.format != "lines" and empty == rows:
         raise cols.without_text(blocks.name, column)
-    return TextBlocks(blocks, column, rows, empty, first_empty, first_lines, numbers and empty < rows)
+    return TextBlocks(blocks, column, fields, rows, empty, first_empty, first_lines, numbers and empty < rows)
 
 
 @dataclass(frozen=True)
@@ -553,11 +602,13 @@ def open_evaluation(
     trained: Mapping[str, str | None] | None = None,
     encoding: str = AUTO,
     sets: Sequence[str] | None = None,
+    fields: TextFields | None = None,
 ) -> LabelledFile:
     """Read a labelled file and choose its columns: the part of `load_evaluation` that needs no model.
 
     sets: the labels of a model that predicts label sets; the file may then have a column of 0 and 1 for each of them in
-    place of a label column. Other arguments and errors as for `load_evaluation`.
+    place of a label column. fields: the further columns of an input, which the file must have; None: those of the dataset.
+    Other arguments and errors as for `load_evaluation`.
     """
     notes: list[str] = []
     opened = open_sources(source, {}, notes, encoding)
@@ -570,7 +621,9 @@ def open_evaluation(
     if sets is not None:
         columns = tuple(sets) if not label_column and set(sets) <= opened.tables["main"].columns.keys() else ()
         reading = SetReading("" if columns else trained.get("separator") or "", columns)
-    return LabelledFile(opened, choose_columns(opened, text_column, label_column, None, notes, reading), notes, asked)
+    fields = fields_of(opened) if fields is None else fields
+    chosen = choose_columns(opened, text_column, label_column, None, notes, reading, fields)
+    return LabelledFile(opened, chosen, notes, asked)
 
 
 def load_evaluation(
@@ -603,7 +656,8 @@ def load_evaluation(
         source = open_evaluation(source, text_column, label_column, trained, encoding)
     opened, columns, known = source.opened, source.columns, source.opened.reading
     notes += source.notes
-    told({"text": columns.text, "label": ", ".join(columns.sets.columns if columns.sets else ()) or columns.label})
+    label = ", ".join(columns.sets.columns if columns.sets else ()) or columns.label
+    told({"text": columns.text, "label": label, **columns.fields.named()})
     role = "test" if "test" in opened.tables else "main"
     own, names = known.labels, [id2label[at] for at in sorted(id2label)]
     renamed = isinstance(own, Mapping) and set(own.values()) <= set(names)
@@ -615,7 +669,7 @@ def load_evaluation(
         notes.append(WARNING + cols.numbers_warning(columns.text))
     present = set(part.labels) if part.sets is None else {label for labels in part.sets for label in labels}
     unseen = sorted(present - {*names})
-    groups = _groups(copies_of(part.texts), part.groups)
+    groups = _groups(part.texts, copies_of(part.texts), part.groups)
     table, split_column = opened.tables[role], opened.reading.split_column if role == "main" else None
     kept, left_out = _rows_to_evaluate(part, table, split_column, notes)
     labels: np.ndarray

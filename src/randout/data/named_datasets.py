@@ -38,6 +38,8 @@ class ReadingOptions:
     about: str = ""
     text_column: str | None = None
     label_column: str | None = None
+    text_pair_column: str | None = None
+    prefix_columns: tuple[str, ...] = ()
     group_column: str | None = None
     split_column: str | None = None
     labels: Mapping[str, str] | Sequence[str] | None = (

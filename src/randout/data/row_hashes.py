@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from .composed_text import content_of
 from .stratify import normalize
 
 Hashes = NDArray[np.uint64]
@@ -21,9 +22,10 @@ ACCENTS = re.compile(
 def row_key(text: str) -> str:
     """Normalize a text for comparison across runs: `stratify.normalize`, and without accents.
 
-    Runs may have different tokenizers, and many of them (all uncased BERTs) ignore accents.
+    Runs may have different tokenizers, and many of them (all uncased BERTs) ignore accents. Fields before a text do not
+    count, so that runs with and without them recognise each other's rows.
     """
-    text = normalize(text)
+    text = normalize(content_of(text))
     return text if text.isascii() else ACCENTS.sub("", unicodedata.normalize("NFKD", text))
 
 

@@ -22,6 +22,7 @@ from randout.core.errors import UserError
 from .columns import LABEL_NAMES, choose_text, named_column
 from .parquet import ArrowColumns
 from .tables import Table, parquet_errors
+from .text_fields import NONE, TextFields
 
 SUFFIXES = (".parquet", ".pq")
 BLOCK = 8192  # rows that are in memory at once: enough to sort texts by length before batching
@@ -211,12 +212,17 @@ def parts_of(shard: Shard) -> list[Part]:
 
 
 def columns_of_shards(
-    shards: Sequence[Shard], text: str | None, trained: str | None, identifier: str | None
+    shards: Sequence[Shard],
+    text: str | None,
+    trained: str | None,
+    identifier: str | None,
+    fields: TextFields = NONE,
 ) -> tuple[str, str | None]:
     """Return the names of the columns of texts and of row ids, which every shard must have.
 
     text: as asked for; None: `trained` (the text column of the model's training data) if it is there, else the obvious one.
-    identifier: the column of ids, or None. Raises UserError if a column is unclear, or missing from a shard.
+    identifier: the column of ids, or None. fields: the further columns of an input. Raises UserError if a column is unclear, or
+    missing from a shard.
     """
     first = next((shard for shard in shards if shard.rows), None)
     if first is None:
@@ -227,6 +233,7 @@ def columns_of_shards(
     if identifier:
         named_column(head, identifier, "--id-column")
     for shard in shards:
+        fields.check(list(shard.columns), shard.url, text)
         for column in filter(None, (text, identifier)):
             if column not in shard.columns:
                 raise UserError(

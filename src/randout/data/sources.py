@@ -18,6 +18,7 @@ from .archives import SUFFIXES, content_name
 from .multi_label import SetReading, Sets, check_sets, matched_sets, read_sets
 from .named_datasets import ReadingOptions, ResolvedSource
 from .tables import AUTO, TABLE_SUFFIXES, Table, codec_of, read_table
+from .text_fields import NONE, TextFields, choose_pair_text
 
 SPLIT_VALUES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -48,6 +49,7 @@ class Columns:
     named_text: str | None
     named_label: str | None
     sets: SetReading | None = None  # how several labels of a row are written; None: one label per row
+    fields: TextFields = NONE  # further columns of an input
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Part:
     role: str
     table: Table
     prefix: str
-    texts: list[str]
+    texts: list[str]  # `composed_text.ComposedText` if an input has further columns
     labels: list[str]  # empty for unlabelled rows
     groups: list[str | None]  # None: the row is its own group
     sets: Sets | None = None  # the labels of each row of multi-label data, in place of `labels`
@@ -171,18 +173,39 @@ def choose_columns(
     group: str | None,
     notes: list[str],
     sets: SetReading | None = None,
+    fields: TextFields = NONE,
 ) -> Columns:
-    """Choose the columns of the main table: as named by the user or the dataset, else by names or content, with a note."""
+    """Choose the columns of the main table: as named by the user or the dataset, else by names or content, with a note.
+
+    sets: how several labels of a row are written. fields: the further columns of an input, which the table must have.
+    """
+    table = opened.tables["main"]
     if sets is not None and sets.columns:
         for name in sets.columns:
-            cols.named_column(opened.tables["main"], name, "--label-columns")
+            cols.named_column(table, name, "--label-columns")
         label = sets.columns[0]
-    return replace(_choose_columns(opened, text, label, group, notes), sets=sets)
+    text = text or (choose_pair_text(list(table.columns), fields) if fields.pair else None)
+    found = _choose_columns(opened, text, label, group, notes)
+    fields.check(list(table.columns), table.name, found.text)
+    if known := [name for name in (found.label, *(sets.columns if sets else ())) if name in fields.columns]:
+        raise UserError(
+            f"{table.name}: column {known[0]!r} is the label and would be part of the input, which would give the answer. "
+            "Leave it out of --text-pair and --prefix-column, or name the label with --label-column"
+        )
+    fields = fields.model_copy(update={"text": found.text}) if fields else fields
+    return replace(found, sets=sets, fields=fields)
+
+
+def fields_of(opened: Opened, pair: str = "", prefix: Sequence[str] = ()) -> TextFields:
+    """Return the further columns of an input: as named by the user (pair, prefix), else by the dataset."""
+    known = opened.reading
+    return TextFields(pair=pair or known.text_pair_column or "", prefix=tuple(prefix) or known.prefix_columns)
 
 
 def _choose_columns(
     opened: Opened, text: str | None, label: str | None, group: str | None, notes: list[str]
 ) -> Columns:
+    """Choose the text and the label column of the main table."""
     table, known = opened.tables["main"], opened.reading
     use_text, use_label = text or known.text_column, label or known.label_column
     group = group or known.group_column
@@ -272,8 +295,10 @@ def read_part(
     if label not in table.columns:
         label = cols.choose_label(table, columns.named_label, text)
         notes.append(f"{table.name}: labels from column {label!r}")
-    table = cols.rows_with_text(table, text)[0] if evaluated else cols.training_rows(table, text, notes)
-    texts = table.columns[text]
+    columns.fields.check(list(table.columns), table.name, text)
+    for column in filter(None, (text, columns.fields.pair)):
+        table = cols.rows_with_text(table, column)[0] if evaluated else cols.training_rows(table, column, notes)
+    texts = columns.fields.read_table(table, text)
     if columns.sets is not None:
         sets = _read_sets(table, label, columns.sets, labels, notes, found_in_main, strict)
         return Part(role, table, opened.prefixes[role], texts, [], _groups_of(table, columns.group, notes), sets)
@@ -326,7 +351,11 @@ def read_unlabeled(opened: Opened, columns: Columns, notes: list[str]) -> Part:
     text = _text_column(table, columns, notes)
     if columns.label in table.columns:
         notes.append(f"{table.name}: column {columns.label!r} is ignored, as these rows are used without labels")
-    texts = [value if isinstance(value, str) else "" for value in table.columns[text]]
+    if columns.fields:
+        columns.fields.check(list(table.columns), table.name, text)
+        texts = columns.fields.read(table.name, table.columns, text)
+    else:
+        texts = [value if isinstance(value, str) else "" for value in table.columns[text]]
     if not any(value.strip() for value in texts):
         raise cols.without_text(table.name, text)
     return Part("unlabeled", table, opened.prefixes["unlabeled"], texts, [], [None] * len(texts))

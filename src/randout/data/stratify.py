@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from randout.core.errors import UserError
 from randout.core.wording import WARNING
 
+from .composed_text import content_of, texts_in
 from .iterative_stratification import rare_labels_note, split_iteratively
 
 Ints = NDArray[np.int64]
@@ -44,9 +45,20 @@ def normalize(text: str) -> str:
 
 
 def copies_of(texts: Sequence[str]) -> Ints:
-    """Return (n,) copy numbers: equal for texts equal after `normalize`, numbered by first occurrence."""
+    """Return (n,) copy numbers: equal for texts equal after `normalize`, numbered by first occurrence.
+
+    Fields before a text do not count, and the order of a pair does.
+    """
     seen: dict[str, int] = {}
-    return np.fromiter((seen.setdefault(normalize(t), len(seen)) for t in texts), dtype=np.int64, count=len(texts))
+    keys = (normalize(content_of(text)) for text in texts)
+    return np.fromiter((seen.setdefault(key, len(seen)) for key in keys), dtype=np.int64, count=len(texts))
+
+
+def unordered_copies_of(texts: Sequence[str]) -> Ints:
+    """Return (n,) as `copies_of` does, but equal also for pairs of the same two texts in the other order."""
+    seen: dict[tuple[str, ...], int] = {}
+    keys = (tuple(sorted(map(normalize, texts_in(text)))) for text in texts)
+    return np.fromiter((seen.setdefault(key, len(seen)) for key in keys), dtype=np.int64, count=len(texts))
 
 
 def merge_groups(copies: Ints, groups: Ints) -> Ints:

@@ -34,6 +34,8 @@ class Description(Table):
     sha256: dict[File, Sha256] = Field(default_factory=dict)
     text_column: Name = ""
     label_column: Name = ""
+    text_pair_column: Name = ""
+    prefix_columns: tuple[str, ...] = ()
     group_column: Name = ""
     split_column: Name = ""
     labels: (
@@ -69,6 +71,8 @@ def resolve(source: str | Path, encoding: str = AUTO) -> ResolvedSource | None:
         about=described.about,
         text_column=columns["text"],
         label_column=columns["label"],
+        text_pair_column=described.text_pair_column or None,
+        prefix_columns=described.prefix_columns,
         group_column=columns["group"],
         split_column=columns["split"],
         labels=described.labels or None,

@@ -9,6 +9,8 @@ left out.
     word drop   the is thin but cast is good
     window      is thin but the cast
     splice      the plot is thin but + two hours I want back
+
+Of a pair, each text is changed in this way, and a splice joins first texts with first texts; fields before the text stay.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -30,6 +33,7 @@ from randout.core.errors import UserError
 from randout.core.rng import random_key
 from randout.core.wording import plural, verb
 
+from .composed_text import texts_in, with_texts
 from .row_hashes import row_key
 from .stratify import Ints
 
@@ -157,15 +161,15 @@ def make_views(
     fold = np.zeros(len(texts), np.int64) if folds is None else folds
     sources = sources[fold[sources] >= 0]
     pools = {int(one): sources[fold[sources] == one] for one in np.unique(fold[sources])}
-    words = {int(row): words_of(texts[row]) for row in sources}
+    words = {int(row): [words_of(text) for text in texts_in(texts[row])] for row in sources}
     left_out = dict.fromkeys((OF_HELD_OUT, OF_TRAIN, OF_UNLABELED, OF_VIEWS, ALONE, EMPTY), 0)
     seen = _seen_texts(texts, split) | {"": EMPTY}
     made: list[View] = []
     for row in sources.tolist():
         for number in range(table.views):
             draw = np.random.default_rng(random_key(seed, "view", row, number))
-            view = _view(row, number + 1, pools[int(fold[row])], words, table, draw)
-            key = "" if view is None else row_key(view.text)
+            view = _view(row, number + 1, pools[int(fold[row])], words, table, draw, texts)
+            key = "" if view is None or not all(texts_in(view.text)) else row_key(view.text)
             why = ALONE if view is None else seen.get(key, "")
             if view is None or why:
                 left_out[why] += 1
@@ -186,18 +190,29 @@ def _seen_texts(texts: Sequence[str], split: Mapping[str, Ints]) -> dict[str, st
 
 
 def _view(
-    row: int, number: int, pool: Ints, words: Mapping[int, list[str]], table: DataTable, draw: Generator
+    row: int,
+    number: int,
+    pool: Ints,
+    words: Mapping[int, list[list[str]]],
+    table: DataTable,
+    draw: Generator,
+    texts: Sequence[str],
 ) -> View | None:
-    """Return view `number` of `row`; None for a splice without another row in `pool`, which is sorted and contains `row`."""
+    """Return view `number` of `row`; None for a splice without another row in `pool`, which is sorted and contains `row`.
+
+    words: of each text of a row: one, or the two of a pair.
+    """
     ends = list(accumulate((table.view_word_drop, table.view_window, table.view_splice)))
     kind = KINDS[bisect_right(ends, draw.random() * ends[-1])]
     own = words[row]
+    made = partial(with_texts, texts[row])
     if kind == "word drop":
-        return View(word_drop(own, table.view_drop_rate, draw), kind, row, number)
+        return View(made([word_drop(text, table.view_drop_rate, draw) for text in own]), kind, row, number)
     if kind == "window":
-        return View(window(own, table.view_window_share, draw), kind, row, number)
+        return View(made([window(text, table.view_window_share, draw) for text in own]), kind, row, number)
     if len(pool) < 2:
         return None
     at = int(draw.integers(len(pool) - 1))
     partner = int(pool[at + (pool[at] >= row)])
-    return View(splice(own, words[partner]), kind, row, number, partner)
+    spliced = [splice(text, other) for text, other in zip(own, words[partner], strict=True)]
+    return View(made(spliced), kind, row, number, partner)

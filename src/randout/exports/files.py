@@ -20,8 +20,10 @@ import numpy as np
 
 from randout.baselines import Fitted
 from randout.core.errors import UserError
+from randout.data.text_fields import NONE, TextFields
 from randout.models import loading
 from randout.models.sources import Source
+from randout.models.token_types import takes_types
 
 from . import graph, runtime
 from .checks import HEAD, Check
@@ -32,15 +34,21 @@ ARRAYS = {"arrays": "model.npz"}
 
 @dataclass(frozen=True)
 class Exported:
-    """The model of an export. files: form -> file. reader: how a text is read, for `runtime`."""
+    """The model of an export. files: form -> file. reader: how a text is read, for `runtime`. fields: columns of an input."""
 
     labels: list[str]
     files: dict[str, str]
     reader: dict[str, Any]
+    fields: TextFields = NONE
 
 
-def write_encoder(source: Source, truncation: str, folder: Path, forms: Sequence[str]) -> Exported:
-    """Write a fine-tuned encoder: graphs, tokenizer and configuration. Raises UserError for a model that cannot be traced."""
+def write_encoder(
+    source: Source, truncation: str, folder: Path, forms: Sequence[str], fields: TextFields = NONE
+) -> Exported:
+    """Write a fine-tuned encoder: graphs, tokenizer and configuration. Raises UserError for a model that cannot be traced.
+
+    fields: the columns of an input. For pairs, the graph takes token types if the model and its tokenizer have them.
+    """
     encoder = loading.load(source, pack=False)
     for path in source.files():
         if path.parent == source.encoder_folder and not path.name.endswith((".safetensors", ".safetensors.index.json")):
@@ -50,8 +58,10 @@ def write_encoder(source: Source, truncation: str, folder: Path, forms: Sequence
         raise UserError(f"export: {source.name} has no tokenizer.json, which a runtime without transformers needs")
     _update(tokenizer, truncation=None, padding=None)  # every reader sets its own
     _update(folder / "config.json", architectures=[_stock_class(encoder.model)])
-    _write_graphs(folder, forms, lambda path: graph.write_encoder(encoder.model, path, encoder.longest))
     config, words = encoder.model.config, encoder.tokenizer
+    pairs = bool(fields.pair)
+    types = pairs and takes_types(encoder.model) and "token_type_ids" in words.model_input_names
+    _write_graphs(folder, forms, lambda path: graph.write_encoder(encoder.model, path, encoder.longest, types))
     special = (getattr(words, name, None) for name in ("unk_token_id", "pad_token_id"))
     reader = {
         "kind": "tokens",
@@ -61,10 +71,10 @@ def write_encoder(source: Source, truncation: str, folder: Path, forms: Sequence
         "suffix": encoder.suffix,
         "padding_id": getattr(config, "pad_token_id", None) or 0,
         "empty_id": next((index for index in special if index is not None), 0),  # of a text without tokens
+        **({"token_types": types} if pairs else {}),
     }
-    return Exported(
-        [config.id2label[at] for at in range(config.num_labels)], {form: ONNX[form] for form in forms}, reader
-    )
+    labels = [config.id2label[at] for at in range(config.num_labels)]
+    return Exported(labels, {form: ONNX[form] for form in forms}, reader, fields)
 
 
 def write_network(fitted: Fitted, folder: Path, forms: Sequence[str]) -> Exported:
@@ -127,6 +137,7 @@ def write_record(
         "files": made.files,
         "default": next((form for form in made.files if form in passed), next(iter(made.files))),
         "reader": made.reader,
+        **({"fields": made.fields.model_dump(mode="json")} if made.fields else {}),
         "checks": {check.form: check.record() for check in checks},
         **(about or {}),
     }
@@ -142,7 +153,11 @@ def write_pages(folder: Path, made: Exported, name: str, checks: Sequence[Check]
     ]
     needs = "numpy" if made.reader["kind"] == "bag" else "numpy, onnxruntime and tokenizers"
     lines = [f"# {name}", "", f"Labels: {', '.join(made.labels)}.", "", f"`predict.py` needs only {needs}:", ""]
-    lines += ["```sh", 'python predict.py "A text to classify."', "python predict.py --json < texts.txt", "```", ""]
+    usage = ['python predict.py "A text to classify."', "python predict.py --json < texts.txt"]
+    if made.fields:
+        usage = ["python predict.py --file table.csv", "python predict.py --json --file table.csv"]
+        lines += [f"The model reads {made.fields.words}; the table must have these columns.", ""]
+    lines += ["```sh", *usage, "```", ""]
     if made.reader["kind"] == "tokens":
         lines += [_truncation(made.reader), ""]
     unseen = "training rows" if checks[0].trained_on else "held-out rows, without their labels"

@@ -17,23 +17,27 @@ from torch import Tensor, nn
 
 from randout.core.errors import UserError
 
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 OPSET = 20  # the first with Gelu as an operator
 
 
 class _Logits(nn.Module):
-    """The logits (b, C) of a classifier for padded token ids (b, longest) and their attention mask."""
+    """The logits (b, C) of a classifier for padded token ids (b, longest), their attention mask, and token types of pairs."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        logits: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        logits: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask, **types).logits
         return logits
 
 
-def write_encoder(model: Any, path: Path, longest: int) -> None:
+def write_encoder(model: Any, path: Path, longest: int, types: bool = False) -> None:
     """Write the float32 graph of a sequence classifier: input_ids, attention_mask (batch, sequence) -> logits (batch, C).
+
+    types: whether token_type_ids (batch, sequence) is a third input.
 
     The model is put into evaluation mode and computes attention without fused kernels, which gives the simplest graph.
     longest: maximum number of tokens of a text. Raises UserError if the model cannot be traced.
@@ -48,7 +52,8 @@ def write_encoder(model: Any, path: Path, longest: int) -> None:
     mask[1, -2:] = 0
     batch, sequence = torch.export.Dim("batch", min=1), torch.export.Dim("sequence", min=1, max=longest)
     try:
-        _write(_Logits(model), (ids, mask), ["input_ids", "attention_mask"], ({0: batch, 1: sequence},) * 2, path)
+        example = (ids, mask, 1 - mask) if types else (ids, mask)
+        _write(_Logits(model), example, INPUTS[: len(example)], ({0: batch, 1: sequence},) * len(example), path)
     finally:
         if with_choice and before is not None:
             encoder.set_attn_implementation(before)

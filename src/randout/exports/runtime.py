@@ -9,13 +9,16 @@
 Each line of a file or of standard input is one text; a .csv or .tsv file is read as a table, whose text column is that of the
 training unless `--text-column` names another. Prints label, probability and text, separated by tabs; with --json, one
 object per text with the probabilities of all classes. With --abstain, a text whose confidence is too low gets no label, and
-best guess and confidence are printed after the probability; `abstention.json` says which confidence a target needs. From Python:
+best guess and confidence are printed after the probability; `abstention.json` says which confidence a target needs. A
+model of pairs of texts, or one that reads fields before the text, needs a table with these columns. From Python:
 
     from predict import Classifier
 
     model = Classifier("FOLDER")
     model.predict(["A text to classify."])        # labels; with abstain="accuracy=0.95", None if the model is not sure
     model.probabilities(["A text to classify."])  # (texts, classes), columns by model.labels
+    model.predict([("A text.", "Its second text.")])  # a model of pairs
+    model.predict(model.inputs([{"text": "A text.", "position": "3/8"}]))  # rows with the columns of the training
 
 `export.json` describes the folder: labels, files, and how a text is read. A text that is longer than the model reads is cut
 as in training.
@@ -31,7 +34,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,8 +54,12 @@ PADDING, UNKNOWN, FIRST = 0, 1, 2  # word ids of a neural baseline; FIRST: the f
 WORD = re.compile(r"\b\w\w+\b")
 MIN_PROBABILITY = 1e-6  # lower bound of a forest's probabilities
 
+SEPARATOR = " ||| "  # between the texts of a pair where they are read as words
+
+Tokens = tuple[list[int], list[int]]  # token ids and token types of a text
+Text = str | tuple[str, str]  # a pair for a model of pairs; the first text begins with the fields of its row
 Progress = Callable[[int], None]  # called with the number of texts just done
-Logits = Callable[[Sequence[str], Progress], np.ndarray]
+Logits = Callable[[Sequence[Text], Progress], np.ndarray]
 
 
 class Classifier:
@@ -73,23 +80,45 @@ class Classifier:
             raise ValueError(
                 f"{folder}: no form {self.form!r} in this export; it has {', '.join(self.record['files'])}"
             )
+        self.fields: dict[str, Any] = self.record.get("fields") or {}
         self.texts_cut = 0  # texts cut so far, because they were too long
         self._threads = threads or int(os.environ.get("OMP_NUM_THREADS") or 0)
         path = self.folder / self.record["files"][self.form]
         readers = {"tokens": self._tokens, "words": self._words, "bag": self._bag}
         self._logits: Logits = readers[self.record["reader"]["kind"]](path, self.record["reader"])
 
-    def logits(self, texts: Sequence[str], progress: Progress = lambda count: None) -> np.ndarray:
-        """Return the logits (n, C) of n texts, float32."""
+    def inputs(self, rows: Sequence[Mapping[str, Any]], text_column: str = "", text_pair: str = "") -> list[Text]:
+        """Return the input of each row of a table; "" if a text is missing. The columns are those of the training.
+
+        text_column, text_pair: other names of the columns of texts. Raises ValueError if a column is missing.
+        """
+        text = text_column or self.fields.get("text") or self.record.get("columns", {}).get("text", "text")
+        pair, fields = self.fields.get("pair") and (text_pair or self.fields["pair"]), self.fields.get("prefix", ())
+        texts = [text, pair] if pair else [text]
+        found: list[Text] = []
+        for number, row in enumerate(rows, 1):
+            if missing := [name for name in (*texts, *fields) if name not in row]:
+                raise ValueError(f"row {number}: no column {missing[0]!r}; found {', '.join(map(str, row))}")
+            before = "".join(_field(name, row[name]) for name in fields)
+            parts = ["" if row[name] is None or not str(row[name]).strip() else str(row[name]) for name in texts]
+            parts = [before + parts[0], *parts[1:]] if all(parts) else [""]
+            found.append((parts[0], parts[1]) if len(parts) == 2 else parts[0])
+        return found
+
+    def logits(self, texts: Sequence[Text], progress: Progress = lambda count: None) -> np.ndarray:
+        """Return the logits (n, C) of n texts, float32. Raises ValueError for single texts if the model reads pairs."""
+        pairs = bool(self.fields.get("pair"))
+        if any(isinstance(text, str) == pairs for text in texts):
+            raise ValueError(f"expected {'pairs of texts: (first, second)' if pairs else 'single texts'}")
         if not len(texts):
             return np.zeros((0, len(self.labels)), np.float32)
         return self._logits(texts, progress).astype(np.float32)
 
-    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
+    def probabilities(self, texts: Sequence[Text]) -> np.ndarray:
         """Return the probabilities (n, C) of n texts, columns by `labels`."""
         return softmax(self.logits(texts))
 
-    def predict(self, texts: Sequence[str], abstain: str = "") -> list[str | None]:
+    def predict(self, texts: Sequence[Text], abstain: str = "") -> list[str | None]:
         """Return the label of each text. abstain: as for `Abstention.of`; a text below its confidence gets None."""
         logits = self.logits(texts)
         labels = [self.labels[best] for best in logits.argmax(1)]
@@ -117,25 +146,45 @@ class Classifier:
         tokenizer.no_truncation()
         tokenizer.no_padding()
 
-        def run(rows: Sequence[Sequence[int]]) -> np.ndarray:
-            ids = np.full((len(rows), max(map(len, rows))), reader["padding_id"], np.int64)  # (b, longest)
-            mask = np.zeros_like(ids)
-            for at, row in enumerate(rows):
-                ids[at, : len(row)], mask[at, : len(row)] = row, 1
-            found: np.ndarray = session.run(["logits"], {"input_ids": ids, "attention_mask": mask})[0]
+        def run(rows: Sequence[Tokens]) -> np.ndarray:
+            ids = np.full((len(rows), max(len(row) for row, _ in rows)), reader["padding_id"], np.int64)  # (b, longest)
+            mask, types = np.zeros_like(ids), np.zeros_like(ids)
+            for at, (row, own) in enumerate(rows):
+                ids[at, : len(row)], mask[at, : len(row)], types[at, : len(row)] = row, 1, own
+            given = {"input_ids": ids, "attention_mask": mask}
+            given |= {"token_type_ids": types} if reader.get("token_types") else {}
+            found: np.ndarray = session.run(["logits"], given)[0]
             return found
 
         limit = 1 if self.form == "int8" else TOKENS
 
-        def logits(texts: Sequence[str], progress: Progress) -> np.ndarray:
-            rows = [self._cut(ids or [reader["empty_id"]], reader) for ids in _encoded(tokenizer, texts)]
+        def logits(texts: Sequence[Text], progress: Progress) -> np.ndarray:
+            rows = [self._read(encoding, reader) for encoding in _encoded(tokenizer, texts)]
             found = np.zeros((len(texts), len(self.labels)), np.float32)
-            for places in batches([len(row) for row in rows], limit):
+            for places in batches([len(row) for row, _ in rows], limit):
                 found[places] = run([rows[place] for place in places])
                 progress(len(places))
             return found
 
         return logits
+
+    def _read(self, encoding: Any, reader: dict[str, Any]) -> Tokens:
+        """Return the token ids and types of a text or a pair, cut to `max_length`."""
+        if "token_types" not in reader:
+            ids = self._cut(encoding.ids or [reader["empty_id"]], reader)
+            return ids, [0] * len(ids)
+        owner, size = encoding.sequence_ids, reader["max_length"]
+        places = [[at for at, text in enumerate(owner) if text == part] for part in (0, 1)]
+        if len(owner) > size:
+            self.texts_cut += 1
+            room = size - sum(text is None for text in owner)
+            short = min(*map(len, places), room // 2)  # of the longest first, until both are equally long
+            first_longer = len(places[0]) > len(places[1])
+            keep = (room - short, short) if first_longer else (short, room - short)
+            places = [_ends(part, kept, reader) for part, kept in zip(places, keep, strict=True)]
+        stay = {at for part in places for at in part} | {at for at, text in enumerate(owner) if text is None}
+        ids, types = ([values[at] for at in sorted(stay)] for values in (encoding.ids, encoding.type_ids))
+        return (ids, types) if ids else ([reader["empty_id"]], [0])
 
     def _cut(self, ids: list[int], reader: dict[str, Any]) -> list[int]:
         """Cut a text to `max_length` tokens; the special tokens at both ends stay.
@@ -156,13 +205,14 @@ class Classifier:
         size = 1 if self.form == "int8" else 64
         index = {word: at + FIRST for at, word in enumerate(self._vocabulary())}
 
-        def words(text: str) -> list[str]:
+        def words(given: Text) -> list[str]:
+            text = in_words(given)
             text = text.lower() if reader["lowercase"] else text
             if reader["split"] == "space":
                 return text.split()
             return "".join(c if c.isalnum() or c.isspace() or c == "_" else f" {c} " for c in text).split()
 
-        def logits(texts: Sequence[str], progress: Progress) -> np.ndarray:
+        def logits(texts: Sequence[Text], progress: Progress) -> np.ndarray:
             found = []
             for at in range(0, len(texts), size):
                 block = [words(text) for text in texts[at : at + size]]
@@ -194,11 +244,11 @@ class Classifier:
                 values /= np.sqrt(np.square(values).sum())
             return columns, values
 
-        def logits(texts: Sequence[str], progress: Progress) -> np.ndarray:
+        def logits(texts: Sequence[Text], progress: Progress) -> np.ndarray:
             found = []
             for at in range(0, len(texts), BLOCK):
                 block = texts[at : at + BLOCK]
-                found.append(scores([features(text) for text in block], arrays))
+                found.append(scores([features(in_words(text)) for text in block], arrays))
                 progress(len(block))
             return np.concatenate(found)
 
@@ -298,11 +348,29 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def _encoded(tokenizer: Any, texts: Sequence[str]) -> Iterator[list[int]]:
-    """Yield the token ids of each text, with special tokens."""
+def in_words(text: Text) -> str:
+    """Return a text, or both texts of a pair with a separator, as one string."""
+    return text if isinstance(text, str) else SEPARATOR.join(text)
+
+
+def _field(name: str, value: Any) -> str:
+    """Return a field as it is put before a text; "" for a missing value."""
+    if value is None or value != value or not str(value).strip():
+        return ""
+    value = int(value) if isinstance(value, float) and value.is_integer() else value
+    return f"{name}: {' '.join(str(value).split())} | "
+
+
+def _ends(places: list[int], kept: int, reader: dict[str, Any]) -> list[int]:
+    """Return the places of the tokens of one text of a pair that stay: its head, or its head and tail."""
+    head = kept // 4 if reader["truncation"] == "head+tail" and kept < len(places) else kept
+    return places[:head] + places[len(places) - (kept - head) :]
+
+
+def _encoded(tokenizer: Any, texts: Sequence[Text]) -> Iterator[Any]:
+    """Yield the encoding of each text or pair, with special tokens."""
     for at in range(0, len(texts), BLOCK):
-        for found in tokenizer.encode_batch_fast(list(texts[at : at + BLOCK])):
-            yield found.ids
+        yield from tokenizer.encode_batch_fast(list(texts[at : at + BLOCK]))
 
 
 def batches(lengths: Sequence[int], tokens: int = TOKENS) -> Iterator[np.ndarray]:
@@ -321,31 +389,44 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return found
 
 
-def _texts(words: Sequence[str], file: str, column: str, trained: str) -> list[str]:
+def _texts(model: Classifier, asked: argparse.Namespace) -> list[Text]:
     """Return the texts of the command line: arguments, or those of a file or standard input.
 
-    column: of the texts; empty: the one of the training, `trained`, for a .csv or .tsv file, and one text per line else.
+    A table (a .csv or .tsv file, or if a column is named) is read by its columns, else each line is a text. Raises ValueError
+    for anything but a table if an input has several columns.
     """
-    if words:
-        return list(words)
+    file, table = asked.file, asked.text_column or asked.text_pair or Path(asked.file).suffix.lower() in TABLES
+    if model.fields and (asked.texts or (file and not table)):
+        columns = [model.fields["text"], model.fields["pair"], *model.fields["prefix"]]
+        names = ", ".join(repr(name) for name in columns if name)
+        raise ValueError(
+            f"this model reads the columns {names}. Expected a table: --file TABLE.csv, or a table as input"
+        )
+    if asked.texts:
+        return list(asked.texts)
     text = (Path(file).read_bytes() if file else sys.stdin.buffer.read()).decode("utf-8-sig")
-    if column or Path(file).suffix.lower() in TABLES:
-        return _column(text, file or "standard input", column or trained)
+    if table or model.fields:
+        return _from_table(model, text, file or "standard input", asked)
     return re.split(r"\r\n|\r|\n", text.removesuffix("\n")) if text else []
 
 
-def _column(text: str, name: str, column: str) -> list[str]:
-    """Return a column of a table, separated by the commas, semicolons or tabs of its header. Raises ValueError."""
+def _from_table(model: Classifier, text: str, name: str, asked: argparse.Namespace) -> list[Text]:
+    """Return the texts of a table, separated by the commas, semicolons or tabs of its header. Raises ValueError."""
     header = text.partition("\n")[0]
     csv.field_size_limit(max(len(text), 1))
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
     columns = list(rows.fieldnames or ())
+    column = asked.text_column or model.record.get("columns", {}).get("text", "text")
     if column not in columns:
         raise ValueError(f"{name}: no column {column!r}; use --text-column with one of: {', '.join(columns)}")
     try:
-        return [row[column] or "" for row in rows]
+        if not model.fields:
+            return [row[column] or "" for row in rows]
+        return model.inputs(list(rows), column, asked.text_pair)
     except csv.Error as error:
         raise ValueError(f"{name}: line {rows.line_num}: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{name}, {error}") from None
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -354,6 +435,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("texts", nargs="*", help="texts (default: the lines of standard input)")
     parser.add_argument("--file", default="", help="a file with one text per line, or a .csv or .tsv table")
     parser.add_argument("--text-column", default="", help="a table's text column (default: as in training)")
+    parser.add_argument("--text-pair", default="", help="a table's column of second texts (default: as in training)")
     parser.add_argument("--form", default="", help="float32 or int8 (default: as export.json says)")
     parser.add_argument("--abstain", default="", help="no label below a confidence: accuracy=0.95, coverage=0.9, ...")
     parser.add_argument("--json", action="store_true", help="print one JSON object per text")
@@ -362,25 +444,24 @@ def main(words: Sequence[str] | None = None) -> int:
         stream.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
     folder = Path(__file__).resolve().parent
     try:
-        trained = read_record(folder).get("columns", {}).get("text", "text")
-        texts = _texts(asked.texts, asked.file, asked.text_column, trained)
+        model = Classifier(folder, asked.form)
+        texts = _texts(model, asked)
         if not texts:
             raise ValueError("no texts given. Give them as arguments, with --file, or one per line on standard input")
         rule = Abstention.of(folder, asked.abstain) if asked.abstain else None
-        model = Classifier(folder, asked.form)
     except ImportError as error:
         print(f"error: {error.name} is missing. Install it: pip install numpy onnxruntime tokenizers", file=sys.stderr)
         return 2
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    kept = [at for at, text in enumerate(texts) if text.strip()]  # an empty text gets no label
+    kept = [at for at, text in enumerate(texts) if in_words(text).strip()]  # an empty text gets no label
     logits = model.logits([texts[at] for at in kept])
     found: dict[int, list[float]] = dict(zip(kept, softmax(logits).tolist(), strict=True))
     sure = dict(zip(kept, rule.confidences(logits).tolist(), strict=True)) if rule else {}
     try:
         for at, text in enumerate(texts):
-            print(_printed(text, found.get(at), model.labels, asked.json, rule, sure.get(at)))
+            print(_printed(in_words(text), found.get(at), model.labels, asked.json, rule, sure.get(at)))
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit

@@ -21,6 +21,7 @@ from randout.core.config import in_words
 from randout.core.errors import UserError
 from randout.core.lazy import torch
 from randout.core.rng import random_key
+from randout.data.composed_text import is_pair as is_pair
 from randout.models.outputs import LOGITS_ONLY, Output, Want
 
 from .target_losses import ONE_LABEL, Target

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from randout.core.errors import UserError
 from randout.core.lazy import torch
 from randout.models.outputs import Output
 
-from .base import Batch, Forward, Method, State, Step
+from .base import Batch, Forward, Method, State, Step, is_pair
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,6 +57,13 @@ class NoisyDistillation(Method):
         0.1
     )
     shuffle: Annotated[int, Field(ge=0, description="k: positions by which a word may move; 0 keeps the order")] = 3
+
+    def check_texts(self, texts: Sequence[str]) -> None:
+        if (self.word_drop or self.shuffle) and any(map(is_pair, texts)):
+            raise UserError(
+                "methods.noisy-distillation: not supported for pairs of texts, because words would move between the two texts "
+                "of a pair. Leave the method out, or set word_drop = 0 and shuffle = 0"
+            )
 
     def inputs(self, step: Step, state: State, batch: Batch) -> Batch:
         if not self.word_drop and not self.shuffle:

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field
 from randout.core.errors import UserError
 from randout.core.lazy import torch
 from randout.models.terms import found_in, read_terms, term_finder
+from randout.models.token_types import plain_ids
 
 from .base import Batch, Context, Method, Size
 
@@ -58,4 +59,4 @@ class TermMethod(Method):
     def masks(self, context: Context, batch: Batch) -> list[Tensor]:
         """For each text of the batch (n,) bool, on the CPU: whether each of its n tokens belongs to a term."""
         finder = term_finder(context.tokenizer, self.terms)
-        return [torch.from_numpy(finder.mask(text.tolist())) for text in batch.ids]
+        return [torch.from_numpy(finder.mask(plain_ids(text).tolist())) for text in batch.ids]

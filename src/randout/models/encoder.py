@@ -25,6 +25,7 @@ from .mean_pooling import Pooling, masked_means, segment_means, stock_pooling
 from .outputs import LOGITS_ONLY as LOGITS_ONLY
 from .outputs import Output as Output
 from .outputs import Want as Want
+from .token_types import carry_types, plain_ids, takes_types, types_of
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,9 @@ class Encoder:
     ) -> Output:
         """Compute the logits of the texts, and the other outputs that `want` asks for.
 
-        ids: one tensor of token ids per text. weights: parameters by name, used instead of the model's own. Raises
-        ValueError for an empty batch or a text without tokens, which in a packed batch would read its neighbour's states.
+        ids: one tensor of token ids per text; those of pairs carry token types (`token_types`). weights: parameters by name,
+        used instead of the model's own. Raises ValueError for an empty batch or a text without tokens, which in a packed batch
+        would read its neighbour's states.
         """
         lengths = [len(text) for text in ids]
         if not all(lengths) or not lengths:
@@ -83,7 +85,11 @@ class Encoder:
         attention: dict[int, list[Tensor]] = {}
         last = len(self.hook_points.blocks)
         first = last not in want.hidden + want.attention and self.pooling == "first"
-        keywords = self._packed(ids, first) if self.packed else self._padded(ids)
+        types = None
+        if carry_types(ids):
+            types = [types_of(text) for text in ids] if takes_types(self.model) else None
+            ids = [plain_ids(text) for text in ids]
+        keywords = self._packed(ids, types, first) if self.packed else self._padded(ids, types)
         with ExitStack() as stack:
             for point in dict.fromkeys((*want.hidden, *([last] if want.pooled else []))):
                 stack.callback(self.hook_points.change(point, partial(hidden.setdefault, point)))
@@ -117,12 +123,14 @@ class Encoder:
         device = self.device
         return Layout(starts.to(device), lengths.to(device), longest, first, of, self.prefix, self.suffix)
 
-    def _packed(self, ids: Sequence[Tensor], first: bool) -> dict[str, Any]:
+    def _packed(self, ids: Sequence[Tensor], types: Sequence[Tensor] | None, first: bool) -> dict[str, Any]:
         lengths = tuple(len(text) for text in ids)
         row = torch.cat(list(ids))[None].to(self.device)  # (1, tokens)
         positions = torch.cat(positions_of(ids, position_offset(self.model)))[None].to(self.device)
         keywords = {"input_ids": row, "position_ids": positions, "attention_mask": None}
-        if "token_type_ids" in inspect.signature(self.model.base_model.forward).parameters:
+        if types is not None:
+            keywords["token_type_ids"] = torch.cat(list(types))[None].to(self.device)
+        elif "token_type_ids" in inspect.signature(self.model.base_model.forward).parameters:
             keywords["token_type_ids"] = torch.zeros_like(row)
         end = self.hook_points.blocks[-1]  # hooks on it may read or change any state, so all of them are computed then
         first = first and not (end._forward_hooks or end._backward_hooks or end._backward_pre_hooks)
@@ -130,7 +138,7 @@ class Encoder:
         arena = Arena(self.pool) if trained else None
         return keywords | {"boundaries": packing.Boundaries(lengths, arena, first)}
 
-    def _padded(self, ids: Sequence[Tensor]) -> dict[str, Any]:
+    def _padded(self, ids: Sequence[Tensor], types: Sequence[Tensor] | None) -> dict[str, Any]:
         filler = getattr(self.model.config, "pad_token_id", None) or 0
         words: Any = self.hook_points.words
         if words is not None and not 0 <= filler < len(words.weight):
@@ -138,7 +146,10 @@ class Encoder:
         block = nn.utils.rnn.pad_sequence(list(ids), batch_first=True, padding_value=filler)  # (b, longest)
         lengths = torch.tensor([len(text) for text in ids])
         mask = (torch.arange(block.shape[1])[None] < lengths[:, None]).long()
-        return {"input_ids": block.to(self.device), "attention_mask": mask.to(self.device)}
+        keywords = {"input_ids": block.to(self.device), "attention_mask": mask.to(self.device)}
+        if types is not None:
+            keywords["token_type_ids"] = nn.utils.rnn.pad_sequence(list(types), batch_first=True).to(self.device)
+        return keywords
 
 
 def position_offset(model: nn.Module) -> int:

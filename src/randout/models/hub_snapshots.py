@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from randout.core.errors import UserError
+from randout.storage.run_folder import ABSTENTION
 from randout.storage.seen_rows import FILE as SEEN_ROWS
 
 from . import folder_checks
@@ -28,7 +29,7 @@ POOLED_PARTS = [
 CHAT_PARTS = ["chat_template*", "decision.json", "decision_template.jinja"]  # of chat models and decision models
 BASELINE_PARTS = [folder_checks.BASELINE, "weights.safetensors"]
 HUB_PARTS = [*PARTS, *POOLED_PARTS, *(f"{folder_checks.ENCODER}/{part}" for part in PARTS), *CHAT_PARTS]
-HUB_PARTS += [*BASELINE_PARTS, folder_checks.TRUNCATION, SEEN_ROWS]
+HUB_PARTS += [*BASELINE_PARTS, folder_checks.TRUNCATION, ABSTENTION, SEEN_ROWS]
 VOCABULARY = ["tokenizer.json", "vocab*", "*.model"]  # without one of these, transformers makes an empty tokenizer
 COMMIT = re.compile(r"[0-9a-f]{40}")
 

@@ -59,16 +59,19 @@ def tokens_for(source: Source, table: StudentTable, dataset: Dataset, notes: lis
             f"{verb(len(encoded.empty), 'has', 'have')} no tokens: {rows}. The tokenizer of "
             f"{source.name} drops all of their characters and adds no special tokens. Remove these rows"
         )
-    if max_length <= prefix + suffix:
-        raise UserError(
-            f"student.max_length: {max_length} leaves no room for text after {prefix + suffix} special tokens"
-        )
+    special = encoded.special or prefix + suffix
+    if max_length <= special:
+        raise UserError(f"student.max_length: {max_length} leaves no room for text after {special} special tokens")
     tokens = truncate(encoded, max_length, table.truncation, suffix, prefix)
     texts, lost = tokens.loss_of_truncation()
     if texts:
-        kept = table.truncation
+        kept = (
+            f"{table.truncation} kept"
+            if encoded.spans is None
+            else f"longest text of a pair first, {table.truncation} kept"
+        )
         notes.append(
-            f"truncation: {texts:.1%} of texts are too long and were cut ({kept} kept); {lost:.1%} of all tokens are lost"
+            f"truncation: {texts:.1%} of texts are too long and were cut ({kept}); {lost:.1%} of all tokens are lost"
         )
     return tokens, max_length
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from randout.data.shards import Shard
+from randout.data.text_fields import NONE, TextFields
 
 from .record import Record
 
@@ -22,6 +23,7 @@ class LabellingSettings(Record):
 
     model: fingerprint of weights, tokenizer and truncation. classes: in the order of the model. held_out: digest of the
     held-out rows whose copies are left out; "" for none. probabilities: whether predictions have one column per class.
+    input_fields: the columns of an input besides the text column; None: none.
     abstention: temperature and least confidence of a label; None if every text gets one.
     """
 
@@ -34,11 +36,23 @@ class LabellingSettings(Record):
     deduplicate: bool = False
     held_out: str = ""
     abstention: tuple[float, float] | None = None
+    input_fields: TextFields | None = None
+
+    @property
+    def fields(self) -> TextFields:
+        """The columns of an input besides the text column."""
+        return self.input_fields or NONE
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All columns of an input."""
+        return (self.text_column, *self.fields.columns)
 
     @model_serializer(mode="wrap")
     def _in_order(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what an earlier version did not have, unless it is used: shards keep their identity."""
-        return {name: value for name, value in handler(self).items() if name != "abstention" or value is not None}
+        later = ("abstention", "input_fields")
+        return {name: value for name, value in handler(self).items() if name not in later or value is not None}
 
     def differences(self, other: LabellingSettings) -> list[str]:
         """Return the names of the settings that differ."""

@@ -14,7 +14,7 @@ from randout.core.console import Show
 from randout.core.errors import UserError
 from randout.core.label_sets import JOINED, names_of
 from randout.core.wording import plural, verb
-from randout.data import archives, columns, dataset, streaming, table_writing, tables
+from randout.data import archives, columns, dataset, streaming, table_writing, tables, text_fields
 from randout.models import sources
 from randout.stats.label_set_scores import set_probability
 from randout.stats.targets import predicted, probabilities
@@ -126,7 +126,8 @@ class Request:
     """How to predict: the model, its device and the input.
 
     probabilities: whether to add those of all classes. form: of an export; empty: its default. abstain: the target by which a
-    text gets no label, as for `abstention.abstainer`; empty: every text gets one.
+    text gets no label, as for `abstention.abstainer`; empty: every text gets one. text_pair: column of the second texts; None:
+    as in training.
     """
 
     model: str
@@ -136,6 +137,12 @@ class Request:
     probabilities: bool = False
     form: str = ""
     abstain: str = ""
+    text_pair: str | None = None
+
+    @property
+    def fields(self) -> text_fields.TextFields:
+        """The columns of an input besides its text: those of the model, with the second texts from `text_pair` if given."""
+        return saved_model.fields_of(self.model, self.text_pair)
 
     def abstainer(self, show: Show) -> Abstainer | None:
         """Return what decides which texts get a label; None if all do. Raises UserError."""
@@ -154,7 +161,8 @@ def label_table(request: Request, file: str, out: Path | None, show: Show, bars:
     if out is not None:
         table_writing.check_output(out)
     trained = saved_model.trained_columns(request.model)
-    with dataset.open_texts(file, request.text_column, trained.get("text"), request.encoding) as (blocks, look_through):
+    opened = dataset.open_texts(file, request.text_column, trained.get("text"), request.encoding, request.fields)
+    with opened as (blocks, look_through):
         writer = table_writing.BlockWriter(out or table_writing.default_output(blocks, "labelled"))
         sources.check_there(request.model)
         texts = look_through(writer.check)
@@ -200,6 +208,11 @@ def _note_abstained(abstained: int, texts: dataset.TextBlocks, show: Show) -> No
 def label_texts(request: Request, texts: Sequence[str], show: Show, bars: Show) -> Iterator[tuple[list[str], Labelled]]:
     """Yield (classes, texts with labels) for texts in memory, block by block. bars: shows progress."""
     sources.check_there(request.model)
+    if fields := request.fields:
+        raise UserError(
+            f"predict: this model reads {fields.words}, which a text as an argument does not have. Expected a table: --file FILE "
+            f"with the columns {', '.join(map(repr, (fields.text or 'text', *fields.columns)))}"
+        )
     table = streaming.whole(tables.Table({"text": list(texts)}, "arguments", "", "lines"))
     yield from _label_blocks(request, dataset.texts_of(table, "text"), show, bars)
 
@@ -215,8 +228,10 @@ def label_input(request: Request, stream: BinaryIO, show: Show, bars: Show) -> I
     with ExitStack() as stack:
         opened = archives.of_handle(stack.enter_context(archives.spooled(stream)), tables.STANDARD_INPUT)
         trained = saved_model.trained_columns(request.model).get("text", "")
-        if request.text_column or streaming.names_a_text(opened, request.encoding, trained):
-            texts = dataset.texts_of(streaming.blocks_of(opened, request.encoding), request.text_column, trained)
+        fields = request.fields
+        if fields or request.text_column or streaming.names_a_text(opened, request.encoding, trained):
+            blocks = _table_blocks(opened, request.encoding, fields)
+            texts = dataset.texts_of(blocks, request.text_column, trained, fields=fields)
             if not request.text_column:
                 show.say(f"note: {opened.name} is a table; predicting for the texts in column {texts.column!r}")
                 if texts.numbers:
@@ -224,6 +239,23 @@ def label_input(request: Request, stream: BinaryIO, show: Show, bars: Show) -> I
         else:
             texts = dataset.texts_of(streaming.plain_lines(opened, request.encoding), "text")
         yield from _label_blocks(request, texts, show, bars)
+
+
+def _table_blocks(opened: archives.OpenedFile, encoding: str, fields: text_fields.TextFields) -> streaming.Blocks:
+    """Return the rows of a table on standard input. Raises UserError for texts without columns if an input has several."""
+    try:
+        blocks = streaming.blocks_of(opened, encoding)
+        first = next(iter(blocks), None)
+    except UserError:
+        if not fields:
+            raise
+        first = None
+    if fields and (first is None or not {*fields.columns} & {*first.columns}):
+        raise UserError(
+            f"{opened.name}: this model reads {fields.words}. Expected a table with a header that names these columns, as "
+            "with --file; single texts, one per line, lack them"
+        )
+    return blocks
 
 
 def _label_blocks(
@@ -253,7 +285,11 @@ def check_source(file: str | None, texts: Sequence[str], out: Path | None, reque
         raise UserError("predict: give texts as arguments or --file, not both")
     if out and not file:
         raise UserError("predict: -o needs --file; without it the result is printed")
-    for option, given in (("--text-column", request.text_column), ("--encoding", request.encoding != tables.AUTO)):
+    for option, given in (
+        ("--text-column", request.text_column),
+        ("--text-pair", request.text_pair),
+        ("--encoding", request.encoding != tables.AUTO),
+    ):
         if texts and given:
             raise UserError(
                 f"predict: {option} needs --file or standard input; it does not apply to texts as arguments"

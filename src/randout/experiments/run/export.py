@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from randout.core.console import Show
 from randout.core.errors import Failure, UserError
 from randout.core.files import check_new_folder, new_folder
+from randout.data.text_fields import TextFields
 from randout.models.folder_checks import BASELINE
 from randout.models.sources import CLASSIFIER_NAMES
 from randout.storage.abstention_record import write_abstention
@@ -20,7 +21,7 @@ from randout.storage.run_folder import RunFolder
 from randout.storage.seen_rows import FILE as SEEN_ROWS
 
 from .abstention import find_abstention
-from .saved_model import baseline_folder, check_own_split, load_classifier
+from .saved_model import baseline_folder, check_own_split, for_export, load_classifier
 
 if TYPE_CHECKING:
     from randout.exports.checks import Check
@@ -98,7 +99,7 @@ def export_run(path: Path, out: Path, forms: Sequence[str], show: Show) -> Expor
 
     plan = reload_plan(run)
     with new_folder(out) as folder:
-        made = _written(run, folder, [form for form in FORMS if form in (forms or FORMS)], show)
+        made = _written(run, folder, [form for form in FORMS if form in (forms or FORMS)], plan.dataset.fields, show)
         found, cut = _checks(plan, run, folder, made, show)
         kept = [check for check in found if check.form in forms or not check.problems]
         if not kept:
@@ -122,8 +123,8 @@ def _classifier(run: RunFolder) -> str:
     return "" if folder is None else json.loads((folder / BASELINE).read_text(encoding="utf-8"))["classifier"]
 
 
-def _written(run: RunFolder, folder: Path, forms: Sequence[str], show: Show) -> Exported:
-    """Write the model's forms."""
+def _written(run: RunFolder, folder: Path, forms: Sequence[str], fields: TextFields, show: Show) -> Exported:
+    """Write the model's forms. fields: the columns of an input."""
     from randout import baselines
     from randout.exports import files
     from randout.models.loading import find
@@ -134,9 +135,10 @@ def _written(run: RunFolder, folder: Path, forms: Sequence[str], show: Show) -> 
     show.say(f"writing {', '.join(forms) if name in ('', *NETWORKS) else 'arrays'}")
     if not name:
         source = find(str(run.path))
-        return files.write_encoder(source, truncation_of(source), folder, forms)
+        return files.write_encoder(source, truncation_of(source), folder, forms, fields)
     fitted = baselines.load(run.model)
-    return files.write_network(fitted, folder, forms) if name in NETWORKS else files.write_bag(fitted, folder)
+    made = files.write_network(fitted, folder, forms) if name in NETWORKS else files.write_bag(fitted, folder)
+    return replace(made, fields=fields)
 
 
 def _columns(run: RunFolder) -> dict[str, str]:
@@ -159,10 +161,11 @@ def _checks(plan: Plan, run: RunFolder, folder: Path, made: Exported, show: Show
     with show.bar("checking the model", len(rows)) as advance:
         reference = load_classifier(str(run.path)).logits(texts, lambda count: advance(count, ""))
     found, cut = [], 0
+    inputs = [for_export(text, dataset.fields) for text in texts]
     for form in made.files:
         model = runtime.Classifier(folder, form)
         with show.bar(f"checking {form}", len(rows)) as advance:
-            logits = model.logits(texts, lambda count: advance(count, ""))
+            logits = model.logits(inputs, lambda count: advance(count, ""))
         cut = model.texts_cut
         found.append(
             checks.compare(form, reference, logits, labels, dataset.groups[scored], len(dataset.names), refitted)

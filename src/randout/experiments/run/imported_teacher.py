@@ -19,6 +19,7 @@ from randout.core.errors import UserError
 from randout.core.wording import plural, verb
 from randout.data.archives import SUFFIXES
 from randout.data.columns import ALL_TEXT_NAMES, named_column
+from randout.data.composed_text import texts_in
 from randout.data.dataset import Dataset, check_one_label
 from randout.data.soft_label_files import SoftLabels, read_soft_labels
 from randout.data.stratify import normalize
@@ -265,6 +266,11 @@ def _key_column(table: Table, config: Config, dataset: Dataset) -> str:
     """Return the column of the file by which its rows are joined. Raises UserError."""
     if config.data.id_column:
         return named_column(table, config.data.id_column, "--id-column")
+    if dataset.fields:
+        raise UserError(
+            f"--teacher {table.name}: the data are {dataset.fields.words}, so a text alone does not tell the row of its soft "
+            "label. Name a column of ids in both files with --id-column"
+        )
     if (own := dataset.columns["text"] or "") in table.columns:
         return named_column(table, own, "--text-column")
     found = [name for word in ALL_TEXT_NAMES for name in table.columns if name.lower() == word]
@@ -338,7 +344,7 @@ def _differing_texts(table: Table, soft: SoftLabels, joined: _Joined, dataset: D
         return []
     texts = table.columns[column]
     pairs = {row: soft.rows[joined.place[row]] for row in joined.rows.tolist()}
-    other = [row for row, place in pairs.items() if texts[place - 1] not in (None, "", dataset.texts[row])]
+    other = [row for row, place in pairs.items() if texts[place - 1] not in (None, "", texts_in(dataset.texts[row])[0])]
     if not other:
         return []
     first = other[0]

@@ -12,6 +12,8 @@ from randout.baselines.settings import chosen
 from randout.core.console import Show
 from randout.core.files import replace_text
 from randout.core.wording import plural
+from randout.data.composed_text import SEPARATOR
+from randout.data.text_fields import NONE, TextFields
 from randout.models import loading
 from randout.models.label_thresholds import KEY
 from randout.reporting.cross_fit import cross_fit_words
@@ -55,6 +57,7 @@ def model_card(
     library = "sentence-transformers" if mean else "transformers"
     lines = _head_and_title(f"{plan.student.label} fine-tuned on {plan.dataset.name}", plan, metrics, library)
     lines += [f"Labels: {labels}. Texts of up to {length} tokens, truncated by `{plan.config.student.truncation}`."]
+    lines += input_lines(plan.dataset.fields)
     if plan.config.student.truncation != "head":
         other = "`sentence-transformers`" if mean else "A `transformers` pipeline"
         lines += [f"{other} truncates by head only, so longer texts score differently there."]
@@ -82,16 +85,42 @@ def model_card(
             f"above its threshold, which was chosen for F1 on the validation rows: {found} (`{KEY}` in config.json)."
         )
     names = list(plan.dataset.id2label.values())
-    lines += [*about, "", *scores, "", *usage_lines(mean, names, bool(limits)), ""]
+    lines += [*about, "", *scores, "", *usage_lines(mean, names, bool(limits), plan.dataset.fields), ""]
     return "\n".join(lines)
 
 
-def usage_lines(mean: bool, labels: Sequence[str], sets: bool = False) -> list[str]:
+def input_lines(fields: TextFields) -> list[str]:
+    """Return what the model card says about the columns of an input; nothing for single texts."""
+    found = []
+    if fields.pair:
+        found.append(
+            f"Input: pairs of texts, from the columns {fields.text!r} and {fields.pair!r} of the training data, in this order, "
+            "joined as the tokenizer joins them. Of a pair that is too long, the longer text is truncated first."
+        )
+    if fields.prefix:
+        form = "".join(f"{name}: ... | " for name in fields.prefix)
+        found.append(
+            f"Before the {'first ' if fields.pair else ''}text, the input has {plural(len(fields.prefix), 'field')} of its row "
+            f"in the form `{form}`; a field without a value is left out."
+        )
+    return found
+
+
+def usage_lines(mean: bool, labels: Sequence[str], sets: bool = False, fields: TextFields = NONE) -> list[str]:
     """Return the section of the model card with code that loads the folder, to be run in it.
 
     mean: whether the head reads the mean of the tokens' states, which the class in `transformers` does not support. sets:
     whether the model predicts label sets; code without randout then has to compare probabilities with the thresholds.
+    fields: the columns of an input; with them, the code is randout's, and for other programs only that of `transformers` for
+    pairs with one label.
     """
+    if fields:
+        lines = _own_usage(fields)
+        if mean or sets or fields.prefix or not fields.pair:
+            return lines
+        lines += ["", "```python", "from transformers import pipeline", ""]
+        lines += ['classify = pipeline("text-classification", ".", truncation=True)  # ".": this folder']
+        return [*lines, 'print(classify({"text": "A text.", "text_pair": "Its second text."}))', "```"]
     if sets and mean:
         return _own_usage()
     if sets:
@@ -117,10 +146,12 @@ def usage_lines(mean: bool, labels: Sequence[str], sets: bool = False) -> list[s
     return [about, "", *_own_usage(), "", "```python", *lines, "```"]
 
 
-def _own_usage() -> list[str]:
+def _own_usage(fields: TextFields = NONE) -> list[str]:
     """Return code that loads the folder with randout."""
     lines = ["import randout", "", 'model = randout.load(".")  # ".": this folder']
-    return ["```python", *lines, 'print(model.predict(["A text to classify."]))', "```"]
+    row = {fields.text: "A text.", **dict.fromkeys(fields.columns, "...")} if fields else None
+    given = '"A text to classify."' if row is None else json.dumps(row, ensure_ascii=False)
+    return ["```python", *lines, f"print(model.predict([{given}]))", "```"]
 
 
 def _head_and_title(title: str, plan: Plan, metrics: Metrics, library: str | None) -> list[str]:
@@ -171,7 +202,10 @@ def _baseline_card(plan: Plan, classifier: Classifier, metrics: Metrics) -> list
         "",
         "This is not a `transformers` model: load it with `randout predict`, `randout evaluate`, or this code.",
     ]
-    return [*lines, "", *_own_usage()]
+    lines += input_lines(plan.dataset.fields)
+    if plan.dataset.fields.pair:
+        lines += [f"It reads both texts of a pair as one, joined by `{SEPARATOR.strip()}`."]
+    return [*lines, "", *_own_usage(plan.dataset.fields)]
 
 
 def _scores_table(metrics: Metrics) -> list[str]:

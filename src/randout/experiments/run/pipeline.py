@@ -19,6 +19,7 @@ from randout.core.errors import UserError
 from randout.core.files import check_publish, final_name, portable, replace_text
 from randout.core.launch import check_single
 from randout.core.terminal import Terminated
+from randout.data.text_fields import write_fields
 from randout.methods.registry import Origin
 from randout.models.sources import Source
 from randout.storage import run_folder
@@ -311,6 +312,7 @@ def _finish(
         _compare_with_teacher(plan, trained, teacher, metrics.validation, limits)
     metrics.warnings = teacher_warnings(plan, teacher)
     final.save(run.model, model_card(plan, metrics, teacher, run.record.choice), limits)
+    write_fields(run.model, plan.dataset.fields)
     record_abstention(run)
     if seen := read_seen(run.path):
         write_seen(run.model, seen)

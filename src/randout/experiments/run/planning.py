@@ -17,8 +17,10 @@ from randout.core.config import ALTERNATIVE, AUTO_STUDENT, Config, StudentTable,
 from randout.core.errors import UserError
 from randout.core.launch import process_count
 from randout.core.wording import plural, verb
+from randout.data.composed_text import SEPARATOR
 from randout.data.dataset import Dataset, check_one_label, data_identity, load, without_training_fold
 from randout.data.stratify import Ints
+from randout.data.text_fields import read_fields
 from randout.data.views import make_views
 from randout.methods.base import GOLD_LOSS, Method, Size, overrides, takes_label_sets
 from randout.methods.builtin import GOLD, METHODS
@@ -30,6 +32,7 @@ from randout.models.mean_pooling import Pooling
 from randout.models.sources import CLASSIFIER_NAMES, DEFAULT_STUDENT, Source, find, local_encoders
 from randout.models.tokenization import token_copies, tokens_for
 from randout.models.tokens import Tokens
+from randout.storage.run_folder import RunFolder
 
 from . import cross_fit, defaults, leaks
 from .imported_teacher import ImportedTeacher, find_teacher, import_teacher, is_soft_label_file
@@ -332,6 +335,7 @@ def _find_more_teachers(plan: Plan, notes: list[str]) -> tuple[Source | Imported
             found.append(source)
             continue
         _check_labels(source, plan.dataset, None, name)
+        _check_fields(source, plan.dataset, name, notes)
         gold = None if len(plan.dataset.unlabelled) else plan.dataset
         found.append(
             source if source.is_classifier else make(teacher_config(_requested_config(plan), name, revision=""), gold)
@@ -349,6 +353,21 @@ def _check_labels(teacher: Source, dataset: Dataset, named: Sequence[str] | None
     check_kind(teacher, dataset, name)
     if teacher.is_classifier and isinstance(own, dict):
         column_order({int(at): label for at, label in own.items()}, dataset.id2label, named, name)
+
+
+def _check_fields(teacher: Source, dataset: Dataset, name: str, notes: list[str]) -> None:
+    """Raise UserError for a classifier that was trained on other columns than those of the data; a note if it is not known."""
+    if not teacher.is_classifier:
+        return
+    theirs, ours = read_fields(teacher.folder), dataset.fields
+    if (theirs.pair, theirs.prefix) == (ours.pair, ours.prefix):
+        return
+    if theirs or RunFolder(teacher.folder.parent).exists:
+        raise UserError(
+            f"--teacher {name}: it was trained on {theirs.words}, but the data are {ours.words}. Use a teacher trained on "
+            "the same columns, or name the pretrained encoder, which is then fine-tuned on them"
+        )
+    notes.append(f"teacher {teacher.label}: reads {ours.words}; it does not record which columns it was trained on")
 
 
 def _teacher_identity(teacher: Source | ImportedTeacher | Plan) -> str | dict[str, Any]:
@@ -370,6 +389,8 @@ def _baseline_plan(config: Config, baseline: Baseline, dataset: Dataset | None) 
             "leave the weights out"
         )
     dataset = dataset or load(config.data)
+    if dataset.fields.pair:
+        notes.append(f"pairs: {baseline.label} reads both texts as one, joined by {SEPARATOR.strip()}")
     if dataset.sets is not None and not baseline.settings.label_sets:
         raise UserError(
             f"student.model: {baseline.label} is not supported for multi-label data, because it gives every text one class. Use "
@@ -467,6 +488,7 @@ def _find_teacher(
         found = _teacher_of(name, config.teacher.revision, config, dataset, notes)
         if isinstance(found, Source):
             _check_labels(found, dataset, config.teacher.labels, name)
+            _check_fields(found, dataset, name, notes)
             name = found.name if found.revision else name
         return found, name
     if not wanted:

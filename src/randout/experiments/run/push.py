@@ -24,7 +24,7 @@ from randout.core.wording import plural, verb
 from randout.models.folder_checks import BASELINE, EXPORT, OTHER_WEIGHTS
 from randout.models.hub_access import LOGIN, TIMEOUT, explained, is_offline, patiently, token_origin
 from randout.models.hub_snapshots import BASELINE_PARTS, HUB_PARTS
-from randout.storage.run_folder import RunFolder, check_run
+from randout.storage.run_folder import ABSTENTION, RunFolder, check_run
 from randout.storage.seen_rows import FILE as SEEN_ROWS
 
 from .hub_card import hub_card, stated_licence, usage_replacements
@@ -212,6 +212,7 @@ def _files(run: RunFolder, place: Path, made: Export | None) -> tuple[dict[str, 
         source = find(str(run.path))
         found = [path for path in source.files() if path.suffix in SUFFIXES and not path.is_symlink()]
         record_truncation(place, truncation_of(source))
+    found += [root / ABSTENTION] if (root / ABSTENTION).exists() else []
     files = {path.relative_to(root).as_posix(): path for path in found}
     inside = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
     kept_back = sorted(inside - files.keys() - {CARD, SEEN_ROWS})

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from randout.core.errors import UserError
+from randout.data.composed_text import parts_of
+from randout.data.text_fields import NONE, TextFields, read_fields
 from randout.models.folder_checks import EXPORT, is_export
 from randout.models.sources import locate
 from randout.storage.run_folder import ABSTENTION, RunFolder, check_run
 
 if TYPE_CHECKING:
     from randout.data.dataset import Dataset
+    from randout.exports import runtime
 
     from .plan import Progress, RowLogits
 
@@ -32,6 +35,7 @@ class LoadedClassifier:
     id2label: dict[int, str]
     logits: Callable[[Sequence[str], Progress], np.ndarray]
     thresholds: tuple[float, ...] | None = None
+    fields: TextFields = NONE  # the columns of an input, in addition to its text
 
     def row_logits(self, dataset: Dataset) -> RowLogits:
         """Return a function that computes logits for rows of a dataset."""
@@ -53,8 +57,11 @@ def load_classifier(name: str, device: str = "cpu", form: str = "", *, precision
         from randout import baselines
 
         fitted = baselines.load(folder)
-        own = fitted.thresholds
-        return LoadedClassifier(fitted.id2label, lambda texts, progress: fitted.logits(texts, progress, device), own)
+
+        def logits_of(texts: Sequence[str], progress: Progress) -> np.ndarray:
+            return fitted.logits(texts, progress, device)
+
+        return LoadedClassifier(fitted.id2label, logits_of, fitted.thresholds, read_fields(folder))
     from randout.models import loading  # imports PyTorch
     from randout.models.inference import predict
     from randout.models.label_thresholds import thresholds_of
@@ -72,7 +79,8 @@ def load_classifier(name: str, device: str = "cpu", form: str = "", *, precision
         return predict(encoder, tokens, np.arange(len(texts)), precision, progress)
 
     id2label = dict(encoder.model.config.id2label)
-    return LoadedClassifier(id2label, logits, thresholds_of(source.config, id2label, source.name))
+    limits = thresholds_of(source.config, id2label, source.name)
+    return LoadedClassifier(id2label, logits, limits, read_fields(source.folder))
 
 
 def load_on_device(name: str, device: str, command: str, form: str = "") -> LoadedClassifier:
@@ -165,7 +173,10 @@ def trained_columns(name: str) -> dict[str, str]:
     if exported := export_folder(name):
         return _export_record(exported).get("columns", {})
     run = run_of(name)
-    found = run.record.identity.data.columns if run is not None else {}
+    if run is None:
+        text = read_fields(Path(os.path.expanduser(name))).text
+        return {"text": text} if text else {}
+    found = run.record.identity.data.columns
     return {what: found[what] for what in ("text", "label", "separator") if found.get(what)}
 
 
@@ -173,6 +184,32 @@ def trained_sets(name: str) -> list[str] | None:
     """Return the labels of a run that predicts label sets (multi-label), in order; None for any other classifier."""
     run = run_of(name)
     return run.labels if run is not None and run.record.identity.data.multi_label else None
+
+
+def fields_of(name: str, pair: str | None = None) -> TextFields:
+    """Return the columns of an input, besides the text column, that a classifier reads.
+
+    name: a run's folder, its model folder, an export, or any other classifier. pair: the column of second texts that a command
+    names; None: as in training. Raises UserError for a damaged record, and for pairs if the run was trained on single texts.
+    """
+    if exported := export_folder(name):
+        found = TextFields.model_validate(_export_record(exported).get("fields") or {})
+    else:
+        run = run_of(name)
+        found = read_fields(run.model if run is not None else Path(os.path.expanduser(name)))
+    if not pair:
+        return found
+    if not found.pair and (exported or run is not None):
+        raise UserError(
+            f"--text-pair {pair}: {name} was trained on single texts. Leave it out, or train on pairs of texts"
+        )
+    return found.model_copy(update={"pair": pair})
+
+
+def evaluation_fields(name: str, pair: str | None = None) -> TextFields | None:
+    """Return what `fields_of` does; None for a classifier that is no run and records nothing: then the data decide."""
+    found = fields_of(name, pair)
+    return None if not found and run_of(name) is None and export_folder(name) is None else found
 
 
 def check_own_split(path: Path, split: str) -> RunFolder:
@@ -240,4 +277,15 @@ def _load_export(folder: Path, form: str) -> LoadedClassifier:
     except Exception as error:  # whatever onnxruntime, tokenizers and numpy raise for damaged files
         text = " ".join(str(error).split())[:200]
         raise UserError(f"{folder}: the export cannot be read ({text}). Copy the folder again") from None
-    return LoadedClassifier(dict(enumerate(record["labels"])), model.logits)
+    fields = TextFields.model_validate(record.get("fields") or {})
+
+    def logits(texts: Sequence[str], progress: Progress) -> np.ndarray:
+        return model.logits([for_export(text, fields) for text in texts], progress)
+
+    return LoadedClassifier(dict(enumerate(record["labels"])), logits, fields=fields)
+
+
+def for_export(text: str, fields: TextFields) -> runtime.Text:
+    """Return an input as `exports.runtime` takes it: a string, or a tuple of the two texts of a pair."""
+    parts = parts_of(text)
+    return (parts[0], parts[1]) if fields.pair else parts[0]

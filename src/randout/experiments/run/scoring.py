@@ -44,6 +44,7 @@ from .saved_model import (
     check_own_split,
     column_warning,
     device_of,
+    evaluation_fields,
     load_classifier,
     load_on_device,
     run_of,
@@ -211,6 +212,7 @@ class FileRequest:
     labels: the classes in the order of the model's outputs, if its own names say nothing. form: of an export; empty: its
     default. out: a table to write, with the prediction and score of each row, and the probabilities of all classes if
     `probabilities`. abstain: a target as for `abstention.abstainer`, by which rows get no prediction; empty: all get one.
+    text_pair: column of the second texts; None: as in training.
     """
 
     model: str
@@ -224,6 +226,7 @@ class FileRequest:
     out: Path | None = None
     probabilities: bool = False
     abstain: str = ""
+    text_pair: str | None = None
 
 
 def score_file(
@@ -305,7 +308,7 @@ def _rows_to_score(
     trained = trained_columns(model)
 
     def report_columns(columns: Mapping[str, str]) -> None:
-        show.say(f"columns     text {columns['text']!r}, label {columns['label']!r}")
+        show.say(f"columns     {', '.join(f'{what} {column!r}' for what, column in columns.items())}")
         if warning := column_warning(trained, columns["text"], request.text_column, file):
             show.warn(warning)
 
@@ -314,7 +317,8 @@ def _rows_to_score(
         columns = (request.text_column, request.label_column)
         names = list(id2label.values()) if sets else None
         kept = None if sets else opened  # read again, as label sets
-        read = kept or data.open_evaluation(file, *columns, trained, request.encoding, names)
+        fields = evaluation_fields(model, request.text_pair)
+        read = kept or data.open_evaluation(file, *columns, trained, request.encoding, names, fields)
         found = data.load_evaluation(read, id2label, notes=notes, told=report_columns, strict=named)
     except UnknownLabel as error:
         if named or not all(PLACEHOLDER.fullmatch(name) for name in id2label.values()):

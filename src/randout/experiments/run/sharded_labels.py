@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from randout.core.config import Config
 from randout.core.errors import UserError
-from randout.data.columns import texts_or_empty
 from randout.data.dataset import Dataset
 from randout.data.shards import BLOCK, Shard, blocks_of_part, find_shards, is_sharded, open_file, parts_of
 from randout.data.tables import parquet_errors
@@ -77,11 +76,11 @@ class ShardedLabels:
                 f"{self.folder.path(entry.name)}: differs from the file that {MANIFEST} records. Copy it again, or delete it "
                 "and repeat `randout soft-labels`"
             )
-        column, labels, row = self.manifest.settings.text_column, self._logits(entry), 0
+        settings, labels, row = self.manifest.settings, self._logits(entry), 0
         waiting = np.zeros((0, len(self.order)), np.float32)
         for part in parts_of(shard):
-            for block in blocks_of_part(shard, part, [column]):
-                texts = texts_or_empty(shard.url, block.columns[column], column, row)
+            for block in blocks_of_part(shard, part, settings.columns):
+                texts = settings.fields.read(shard.url, block.columns, settings.text_column, row)
                 while len(waiting) < len(texts):
                     waiting = np.concatenate([waiting, next(labels)])
                 yield LabelledTexts(texts, waiting[: len(texts)])
@@ -137,6 +136,12 @@ def with_sharded_rows(config: Config, dataset: Dataset, teacher: object) -> Data
     """
     labels = getattr(teacher, "shards", None)
     if isinstance(labels, ShardedLabels):
+        theirs, ours = labels.manifest.settings.fields, dataset.fields
+        if (theirs.pair, theirs.prefix) != (ours.pair, ours.prefix):
+            raise UserError(
+                f"--teacher {config.teacher.model}: these are soft labels of {theirs.words}, but the data have {ours.words}. "
+                "Label the shards with a teacher that was trained on the same columns"
+            )
         return replace(dataset, sharded_rows=labels.rows)
     if is_sharded(config.data.unlabeled):
         raise UserError(

@@ -22,6 +22,7 @@ from randout.core.errors import UserError
 from randout.core.files import replacing
 from randout.core.label_sets import PROBLEM_TYPE
 from randout.core.wording import plural
+from randout.data.composed_text import parts_of
 from randout.data.dataset import Dataset
 from randout.models.encoder import Encoder
 from randout.models.inference import predict
@@ -33,8 +34,9 @@ def fingerprint(model: str, max_length: int, truncation: str, precision: str, te
     """Return what stored logits depend on, by name. model: the fingerprint of weights and tokenizer."""
     total = hashlib.sha256()
     for text in texts:
-        data = text.encode("utf-8", "surrogatepass")
-        total.update(len(data).to_bytes(8, "little") + data)
+        for at, part in enumerate(parts_of(text)):
+            data = part.encode("utf-8", "surrogatepass")
+            total.update(b"pair" * at + len(data).to_bytes(8, "little") + data)
     parts = {"model": model, "max_length": str(max_length), "truncation": truncation, "precision": precision}
     return parts | {"texts": total.hexdigest(), "rows": str(len(texts))}
 

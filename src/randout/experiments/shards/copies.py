@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from randout.core.console import Show
 from randout.core.errors import UserError
 from randout.core.files import check_publish, replace_text, replacing
-from randout.data.columns import texts_or_empty
 from randout.data.dataset import open_texts
 from randout.data.row_hashes import Hashes, row_hashes
 from randout.data.shards import Part, Shard, blocks_of_part, parts_of
+from randout.data.text_fields import NONE, TextFields
 from randout.storage.run_folder import RunFolder
 from randout.storage.seen_rows import SELECTED, read_seen
 
@@ -38,10 +38,11 @@ COMPLETE = "complete"  # file that marks that all hashes are compared
 RANGE = 1 << 22  # hashes that are compared at once, about 100 MB
 
 
-def held_out_hashes(name: str, text_column: str | None, show: Show) -> Hashes:
+def held_out_hashes(name: str, text_column: str | None, show: Show, fields: TextFields = NONE) -> Hashes:
     """Return the sorted hashes of held-out rows.
 
-    name: a finished run, whose validation and test rows are held out, or a table, all of whose rows are. Raises UserError.
+    name: a finished run, whose validation and test rows are held out, or a table, all of whose rows are. fields: the columns
+    of an input besides its text. Raises UserError.
     """
     path = Path(name).expanduser()
     if RunFolder(path).exists:
@@ -50,7 +51,7 @@ def held_out_hashes(name: str, text_column: str | None, show: Show) -> Hashes:
             raise UserError(f"--held-out {name}: this run has no record of its test rows; name its test file instead")
         found = np.union1d(seen.test, seen.hashes[seen.roles & np.uint8(SELECTED) > 0])
     else:
-        with open_texts(name, text_column) as (_, look_through):
+        with open_texts(name, text_column, fields=fields) as (_, look_through):
             parts = [
                 row_hashes([text for text in some if text.strip()]) for _, some in look_through(lambda block: None)
             ]
@@ -93,9 +94,9 @@ def hash_shard(task: Task, shard: Shard, advance: Callable[[int], None]) -> None
     for part in parts_of(shard):
         files = _files_of(task, shard, part)
         if not files.path("rows").exists():
-            column, found, rows = task.settings.text_column, [], 0
-            for block in blocks_of_part(shard, part, [column]):
-                texts = texts_or_empty(shard.url, block.columns[column], column, part.first + rows)
+            settings, found, rows = task.settings, [], 0
+            for block in blocks_of_part(shard, part, settings.columns):
+                texts = settings.fields.read(shard.url, block.columns, settings.text_column, part.first + rows)
                 found.append(row_hashes(texts))
                 rows += len(texts)
             hashes, first = np.unique(np.concatenate(found), return_index=True)

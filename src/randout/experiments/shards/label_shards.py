@@ -47,7 +47,8 @@ class ShardRequest:
 
     inputs: folders, globs, Parquet files or URLs. work: folder of unfinished shards and locks; None: within `out` if that is
     local, else within `randout-work` here. held_out: a run or a table whose rows are left out; "" for none. abstain: of
-    predictions, as for `abstention.abstainer`; "": every text gets a label.
+    predictions, as for `abstention.abstainer`; "": every text gets a label. text_pair: column of the second texts; None: as
+    in the model's training.
     """
 
     kind: Literal["soft-labels", "predictions"]
@@ -63,6 +64,7 @@ class ShardRequest:
     held_out: str = ""
     work: Path | None = None
     abstain: str = ""
+    text_pair: str | None = None
 
 
 def label_shards(request: ShardRequest, options: Options) -> Manifest:
@@ -137,7 +139,8 @@ def prepare(request: ShardRequest, options: Options) -> tuple[Task, LoadedClassi
     if shared and any(place.startswith("memory://") for place in (request.out, *request.inputs)):
         raise UserError("memory:// belongs to one process; leave --jobs and --cluster out, or name a folder")
     trained = saved_model.trained_columns(request.model)
-    text, identifier = columns_of_shards(shards, request.text_column, trained.get("text"), request.id_column)
+    fields = saved_model.fields_of(request.model, request.text_pair)
+    text, identifier = columns_of_shards(shards, request.text_column, trained.get("text"), request.id_column, fields)
     if warning := saved_model.column_warning(trained, text, request.text_column, request.inputs[0]):
         show.warn(warning)
     out = request.out if is_url(request.out) else str(Path(request.out).expanduser().absolute())
@@ -161,6 +164,7 @@ def prepare(request: ShardRequest, options: Options) -> tuple[Task, LoadedClassi
         model=fingerprint,
         classes=classes,
         text_column=text,
+        input_fields=fields or None,
         id_column=identifier or "",
         probabilities=request.probabilities,
         deduplicate=request.deduplicate,
@@ -192,7 +196,8 @@ def _write_held_out(request: ShardRequest, work: Path, show: Show) -> str:
     """Store the hashes of held-out rows in the work folder; returns their digest, "" if there are none."""
     if not request.held_out:
         return ""
-    hashes = held_out_hashes(request.held_out, request.text_column, show)
+    fields = saved_model.fields_of(request.model, request.text_pair)
+    hashes = held_out_hashes(request.held_out, request.text_column, show, fields)
     found = hashlib.sha256(hashes.astype("<u8").tobytes()).hexdigest()
     with replacing(held_out_file(work, found)) as partial, partial.open("wb") as stream:
         np.save(stream, hashes, allow_pickle=False)

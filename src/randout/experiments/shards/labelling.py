@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from randout.core.files import replacing
-from randout.data.columns import texts_or_empty
 from randout.data.row_hashes import Hashes, row_hashes
 from randout.data.shards import Part, Shard, arrow_of, blocks_of_part, parts_of, without_rows
 from randout.experiments.run.batch_prediction import GUESS
@@ -92,11 +91,10 @@ def _labelled_blocks(
 ) -> Iterator[Any]:
     """Yield an Arrow table for each block of a part, in order."""
     settings, row = task.settings, 0
-    columns = list(dict.fromkeys(filter(None, (settings.text_column, settings.id_column))))
+    columns = list(dict.fromkeys(filter(None, (*settings.columns, settings.id_column))))
     copies = copies_of_part(task, shard, part) if settings.deduplicate else np.zeros(part.rows, bool)
     for block in blocks_of_part(shard, part, columns):
-        values = block.columns[settings.text_column]
-        texts = texts_or_empty(shard.url, values, settings.text_column, part.first + row)
+        texts = settings.fields.read(shard.url, block.columns, settings.text_column, part.first + row)
         first, count = part.first + row, len(texts)
         skipped = _skipped(texts, copies[row : row + count], held)
         kept = np.flatnonzero(skipped == "")

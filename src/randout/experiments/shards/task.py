@@ -83,7 +83,11 @@ class Task:
     @cached_property
     def copies_folder(self) -> Path:
         """Folder of the hashes of all texts, and of what is known of copies among these shards."""
-        return self.work / COPIES / digest([self.settings.text_column, *(shard.identity for shard in self.shards)])[:32]
+        columns = [
+            self.settings.text_column,
+            *filter(None, [self.settings.fields.pair]),
+        ]  # fields do not count in copies
+        return self.work / COPIES / digest([*columns, *(shard.identity for shard in self.shards)])[:32]
 
     def hashes_folder(self, shard: Shard) -> Path:
         """Folder of the hashes of a shard's texts; its lock is that of hashing them."""

@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -173,8 +173,9 @@ def _written_export(
         with new_folder(folder) as made:
             if source is None:
                 found = files.write_bag(baselines.load(place / "model" if (place / "model").exists() else place), made)
+                found = replace(found, fields=held.dataset.fields)
             else:
-                found = files.write_encoder(source, truncation_of(source), made, onnx)
+                found = files.write_encoder(source, truncation_of(source), made, onnx, held.dataset.fields)
             files.write_record(made, found)
             if (place / SEEN_ROWS).exists():  # for warnings of `evaluate`
                 shutil.copyfile(place / SEEN_ROWS, made / SEEN_ROWS)
@@ -191,7 +192,7 @@ def _add_checks(
 ) -> None:
     """Compare the forms of an export with the model on the validation rows, and write the record and its page."""
     record = runtime.read_record(folder)
-    made = files.Exported(record["labels"], record["files"], record["reader"])
+    made = files.Exported(record["labels"], record["files"], record["reader"], held.dataset.fields)
     found = [
         checks.compare(
             form,

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-Logits = Callable[[Sequence[str]], np.ndarray]
+Logits = Callable[[Sequence[Any]], np.ndarray]
 WARM_UP, LEAST = 5, 10  # texts before the clock starts; texts that are timed in any case
 BATCH = 2048  # tokens of a batch of the torch form, padding included
 
@@ -27,8 +27,8 @@ def main() -> None:
     print(json.dumps(measured(**json.load(sys.stdin))))
 
 
-def measured(folder: str, form: str, threads: int, texts: list[str], seconds: float) -> dict[str, Any]:
-    """Load a form and measure it. seconds: after which no further text is timed alone."""
+def measured(folder: str, form: str, threads: int, texts: list[Any], seconds: float) -> dict[str, Any]:
+    """Load a form and measure it. texts: strings, or two for each pair. seconds: after which none is timed alone."""
     load = _torch(folder, threads) if form == "torch" else _exported(folder, form, threads)  # imports the libraries
     base = forget_peak()
     logits = load()
@@ -77,7 +77,11 @@ def _exported(folder: str, form: str, threads: int) -> Callable[[], Logits]:
         import onnxruntime  # noqa: F401
         import tokenizers  # noqa: F401
 
-    return lambda: runtime.Classifier(folder, form, threads).logits
+    def load() -> Logits:
+        model = runtime.Classifier(folder, form, threads)
+        return lambda texts: model.logits([text if isinstance(text, str) else (text[0], text[1]) for text in texts])
+
+    return load
 
 
 def _torch(folder: str, threads: int) -> Callable[[], Logits]:
@@ -85,6 +89,7 @@ def _torch(folder: str, threads: int) -> Callable[[], Logits]:
     import torch
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
+    from randout.data.composed_text import ComposedText
     from randout.experiments.run.reload import truncation_of
     from randout.models import loading
     from randout.models.tokens import by_length, encode, truncate
@@ -99,8 +104,9 @@ def _torch(folder: str, threads: int) -> Callable[[], Logits]:
         encoder.model.eval()
 
         @torch.inference_mode()
-        def logits(texts: Sequence[str]) -> np.ndarray:
-            rows = encode(encoder.tokenizer, texts)
+        def logits(texts: Sequence[Any]) -> np.ndarray:
+            inputs = [text if isinstance(text, str) else ComposedText(text) for text in texts]
+            rows = encode(encoder.tokenizer, inputs)
             tokens = truncate(rows, encoder.longest, truncation, encoder.suffix, encoder.prefix)
             found = np.zeros((len(texts), encoder.model.config.num_labels), np.float32)
             for places in by_length(tokens.lengths, np.arange(len(texts)), BATCH):

@@ -19,6 +19,7 @@ from randout.core.console import Show
 from randout.core.errors import Failure
 from randout.core.hardware import cores
 from randout.core.wording import plural
+from randout.data.composed_text import parts_of
 from randout.storage.run_folder import now
 from randout.storage.study_record import Cost, LadderForm, Machine, ShrinkRecord
 
@@ -46,7 +47,8 @@ def measure(
 
 
 def _measured(form: LadderForm, folder: Path, texts: Sequence[str], threads: int) -> dict[str, Any]:
-    asked = {"folder": os.path.normpath(folder), "form": form.form, "threads": threads, "texts": texts}
+    asked: dict[str, Any] = {"folder": os.path.normpath(folder), "form": form.form, "threads": threads}
+    asked["texts"] = [parts if len(parts := parts_of(text)) > 1 else parts[0] for text in texts]
     path = os.pathsep.join(path for path in sys.path if path)
     environment = os.environ | dict.fromkeys(THREADS, str(threads)) | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
