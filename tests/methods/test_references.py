@@ -377,7 +377,7 @@ class Squares(MetaDistil):
 
     name = "metadistil"
 
-    def _soft(self, teacher: Tensor, student: Tensor, batch: Batch) -> Tensor:
+    def _soft(self, step, teacher: Tensor, student: Tensor, batch: Batch) -> Tensor:
         p, q = (logits.softmax(1, torch.float64) for logits in (teacher / self.temperature, student / self.temperature))
         return self.weight * self.temperature**2 * (p - q).square().mean(1).sum() / batch.step_labels.numel()
 

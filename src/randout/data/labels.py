@@ -233,7 +233,7 @@ def _multi_label_error(
         listing = f"or, if each of these is a class of its own, list all {len(labels):,} of them in data.labels."
     return UserError(
         f"{table.name}, {table.row(row)}: the label (column {column!r}) is {value!r:.60}: several labels for one text{joined} "
-        "(multi-label data), but a row must have one label. If a text may have several, add --set multi_label=true. Otherwise "
+        "(multi-label data), but a row must have one label. If a text may have several, set data.multi_label. Otherwise "
         f"keep one label per row, train one classifier per label, {listing}"
     )
 

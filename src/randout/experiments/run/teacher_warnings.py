@@ -61,7 +61,8 @@ def weak_first_teacher(plan: Plan, run: RunFolder, metrics: Metrics) -> Finding 
     metric, gap = next(iter(scores.teacher.by_metric.items()))
     over, words = scores.teacher.over_majority, scores.teacher.over_baseline
     if over is not None and over.low <= 0:
-        other = f"not {diagnostics.clearly(over.estimate)}above the majority class ({gap.teacher - over.estimate:.1%})"
+        which = "majority class" if plan.dataset.sets is None else "most common label set"
+        other = f"not {diagnostics.clearly(over.estimate)}above the {which} ({gap.teacher - over.estimate:.1%})"
     elif words is not None and words.high < 0:
         other = f"below the bag-of-words baseline ({gap.teacher - words.estimate:.1%})"
     elif gap.verdict == "better":
