@@ -271,6 +271,7 @@ def test_run_folder_is_that_of_an_encoder(name: str, finished: Callable[[str], p
         "model",
         "confusion-validation.png",
         "confusion-test.png",
+        "coverage-risk.png",
     }
     history = result.run.read("history.json")
     assert len(history["epochs"]) == (2 if name in NETWORKS else 1)

@@ -70,7 +70,8 @@ def test_what_is_no_table(name: str, value: Any) -> None:
         (
             "metric",
             "acc",
-            "train.metric: found 'acc'; expected 'accuracy', 'macro_f1', 'balanced_accuracy' or 'log_loss'",
+            "train.metric: found 'acc'; expected 'accuracy', 'macro_f1', 'balanced_accuracy', 'log_loss', 'micro_f1' or "
+            "'sample_f1'",
         ),
         ("student.layers", [0, "x"], "student.layers.1: found 'x'; expected a whole number"),
         ("seed", True, "train.seed: found true; expected a whole number"),

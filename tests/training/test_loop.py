@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from randout.core.errors import Failure
 from randout.methods.base import Batch, Context, Forward, Method, Pass, State, Step
 from randout.methods.cross_entropy import CrossEntropy
-from randout.methods.kd import KnowledgeDistillation, kl_divergence
+from randout.methods.functional import kl_divergence
+from randout.methods.kd import KnowledgeDistillation
 from randout.methods.randout import Randout
 from randout.models.encoder import Encoder
 from randout.models.inference import predict

@@ -24,6 +24,7 @@ EXTRAS = {  # of the package: what it installs, and its use
     "export": (("onnx", "onnxscript", "onnxruntime", "tokenizers"), "`randout export`"),
     "remote": (("fsspec", "s3fs", "gcsfs"), "shards at `s3://` and `gs://`"),
     "search": (("optuna",), "`randout search --sampler tpe`"),
+    "tensorboard": (("tensorboard",), "`--report-to tensorboard`"),
 }
 
 

@@ -32,7 +32,7 @@ def gap(
 
     owner = np.arange(rows) % (groups or rows)
     split = {"train": np.arange(rows), "validation": np.arange(rows)}
-    dataset = SimpleNamespace(split=split, labels=labels, groups=owner)
+    dataset = SimpleNamespace(split=split, truth=lambda rows: labels[rows], groups=owner)
     config = SimpleNamespace(train=SimpleNamespace(metric=metric))
     plan: Any = SimpleNamespace(dataset=dataset, config=config)
     return teacher_gap(plan, logits(student_right, 0), logits(teacher_right, 7))
@@ -109,7 +109,7 @@ def test_the_metric_of_the_run_comes_first_and_accuracy_stays() -> None:
     always = np.tile([1.0, 0.0, 0.0], (600, 1))  # the teacher: the largest class for all rows
     student = np.eye(3)[np.where(made, labels, (labels + 1) % 3)]
     split = {"train": np.arange(600), "validation": np.arange(600)}
-    dataset = SimpleNamespace(split=split, labels=labels, groups=np.arange(600))
+    dataset = SimpleNamespace(split=split, truth=lambda rows: labels[rows], groups=np.arange(600))
     train = SimpleNamespace(metric="macro_f1")
     plan: Any = SimpleNamespace(dataset=dataset, config=SimpleNamespace(train=train))
     found = teacher_gap(plan, student, always)
