@@ -123,6 +123,7 @@ def test_a_run_with_such_rows(tables: dict[str, Path], tiny_model: Any, tmp_path
     assert "art," in classes
 
 
+@pytest.mark.slow
 def test_other_students_and_a_teacher(tables: dict[str, Path], tiny_model: Any, tmp_path: Path) -> None:
     """A bag-of-words student, and a student with a teacher that is fine-tuned first, on the same rows."""
     words = train(tables, tmp_path / "runs", "svm", settings={"classifier.min_df": 1})

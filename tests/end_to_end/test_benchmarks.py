@@ -145,6 +145,7 @@ def test_export_smoke(smoke: Callable[..., Any]) -> None:
     assert len(found["cold"]) == 5
 
 
+@pytest.mark.slow
 def test_where_smoke(smoke: Callable[..., Any]) -> None:
     found = smoke("where")
     assert any("torch.addmm" in row["function"] for row in found["rows"])
@@ -491,6 +492,7 @@ def test_generated_mutants_change_one_thing_each(mutate: Any) -> None:
         assert sum(a != b for a, b in zip(plain, lines, strict=True)) == 1, name
 
 
+@pytest.mark.slow
 def test_mutants_are_killed_or_survive_and_a_run_goes_on(
     mutate: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -124,6 +124,7 @@ def test_a_loss_in_a_file(place: Path) -> None:
     assert {cell["arm"]: cell["state"] for cell in study["cells"]} == {"plain": "finished", LOSS: "finished"}
 
 
+@pytest.mark.slow
 def test_the_same_loss_in_python(place: Path) -> None:
     (code,) = blocks("python run")
     out = run([sys.executable, "-c", f"{code}\nprint(result.run.record.plugins)"], place, ROOT / "src", place)

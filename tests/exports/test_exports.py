@@ -509,6 +509,7 @@ def test_a_browser_runtime_reads_an_export(family: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_a_ladder_of_sizes_has_every_form_of_a_model(toy_csv: Any, tmp_path: Path) -> None:
     """Here, because this module has loaded what exports need: see tests/experiments/shrink."""
     source = saved("bert", tmp_path)

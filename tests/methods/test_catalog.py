@@ -157,6 +157,7 @@ def test_compare_methods_is_a_study_ordered_by_estimate(
     assert (code, again) == (0, out)
 
 
+@pytest.mark.slow
 def test_arms_that_cannot_run_are_refused_or_left_out(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, toy_csv: Any, tiny_model: Any
 ) -> None:

@@ -133,9 +133,9 @@ def test_equal_tokenizers_are_told_from_others(tiny_model: Tiny) -> None:
 @pytest.mark.parametrize(
     "methods",
     [
-        {"noisy-distillation": {}},
+        pytest.param({"noisy-distillation": {}}, marks=pytest.mark.slow),
         {"metadistil": {"teacher_learning_rate": 1e-3}},
-        {"kd": {}, "layer-matching": {}},
+        pytest.param({"kd": {}, "layer-matching": {}}, marks=pytest.mark.slow),
         pytest.param(
             {"layer-matching": {"states": "first", "normalize": True}, "metadistil": {"form": "first-order"}},
             marks=pytest.mark.slow,

@@ -92,6 +92,7 @@ def test_every_item_of_rhmd_runs_and_shares_its_runs(rhmd, asked, tmp_path):
     assert again["Table 6"] == blocks["Table 6"]
 
 
+@pytest.mark.slow
 def test_ours_are_the_scores_of_the_predictions(rhmd, asked, tmp_path):
     request = make_request("rhmd", "smoke", asked | {"data": {"source": rhmd}})
     blocks = carried_out(request, ["table 3", "table 5", "figure 2"], tmp_path)

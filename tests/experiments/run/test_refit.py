@@ -131,6 +131,7 @@ def test_the_row_counts_of_a_refit_agree(train_on: Runs, tmp_path: Path, capsys:
     assert f"refit on all {texts} rows" in said
 
 
+@pytest.mark.slow
 def test_a_refitted_teacher_gets_no_verdict_on_rows_that_it_was_trained_on(
     train_on: Runs, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -150,6 +150,7 @@ def letters(path: Path, rows: int) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_an_encoder_that_is_better_stays_the_student_and_validation_rows_decide_where_they_are_enough(
     found_locally: str, tmp_path: Path, command: Any
 ) -> None:

@@ -79,6 +79,7 @@ def test_the_teachers_own_predictions_are_read(train: Train, teacher: RunFolder,
     assert f"Student and teacher on the same {gap.rows} test rows: accuracy {gap.student_accuracy:.4f} and" in card
 
 
+@pytest.mark.slow
 def test_logits_that_are_computed_are_the_same_and_stored(
     train: Train, place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

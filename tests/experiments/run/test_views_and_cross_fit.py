@@ -248,6 +248,7 @@ def test_views_count_as_texts_to_learn_from_where_pooling_is_chosen(tables: dict
     assert chosen == [False, True]
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_is_bit_for_bit_the_same(done: Done, tables: dict[str, Any], tmp_path: Path) -> None:
     """Stopped in each of its teachers and in the student; `run.toml` leads to the same run each time."""
     past = Options(runs=tmp_path, deadline=1.0, show=Show(quiet=True))

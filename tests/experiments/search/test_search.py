@@ -150,6 +150,7 @@ def test_killed_anywhere_and_started_again_it_ends_in_the_same_table(
     assert lasting(tmp_path / "killed") == expected
 
 
+@pytest.mark.slow
 def test_killed_in_every_step_of_a_training_too(made, whole, dataset, tmp_path, monkeypatch):
     one, expected = made("plain", HALVING, save_minutes=1e-9), whole(HALVING)[0]
     from randout.training import loop
@@ -392,6 +393,7 @@ TPE = {
 }
 
 
+@pytest.mark.slow
 def test_tpe_is_a_function_of_the_trials_before(made, dataset, tmp_path, monkeypatch):
     one = made("plain", TPE)
     whole = go(one, tmp_path / "whole", dataset)

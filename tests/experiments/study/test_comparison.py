@@ -184,6 +184,7 @@ def test_killed_anywhere_and_started_again_it_ends_in_the_same_result(made, fini
     assert len(openings) == 4
 
 
+@pytest.mark.slow
 def test_a_prefix_is_balanced_and_a_time_limit_goes_on(made, finished, tmp_path, monkeypatch):
     trained = counted_trainings(monkeypatch)
     real, stop_at = pipeline.execute, [3]
@@ -282,6 +283,7 @@ def test_arms_on_other_data_are_refused(made, tmp_path, toy_csv):
         go(make_study({"base": made().base, "arms": arms, "seeds": [1]}), tmp_path / "s")
 
 
+@pytest.mark.slow
 def test_tuning_chooses_on_validation_at_the_first_seed_and_counts_its_trials(made, tmp_path):
     tuning = {"space": {"learning_rate": [1e-5, 4e-3], "kd.weight": [0.5]}}
     folder = go(made(tuning=tuning), tmp_path / "s")
@@ -341,6 +343,7 @@ def test_a_fold_s_teacher_never_saw_its_test_rows(five):
         assert f"fold {said['fold']} of {said['folds']}" == f"{unit} of 5"
 
 
+@pytest.mark.slow
 def test_a_teacher_of_the_ordinary_split_would_be_caught(base, tmp_path, monkeypatch):
     """The test above can fail: with folds dropped from a teacher's configuration it does."""
     real = planning.teacher_config
@@ -381,6 +384,7 @@ def test_nested_search_stays_inside_each_fold(five):
     assert not any("optimistic" in note for note in notes)
 
 
+@pytest.mark.slow
 def test_a_nested_cross_validation_killed_anywhere_ends_in_the_same_result(five, base, tmp_path, monkeypatch):
     shutil.copytree(
         five.path.parent / "runs", tmp_path / "runs"
