@@ -30,7 +30,19 @@ PAGES = [
 ELSEWHERE = {"docs/how-to/run-studies.md", "docs/how-to/add-a-method.md"}  # executed by tests of their own
 EXTRA = {"docs/how-to/deploy.md": "onnxscript"}  # pages that need the packages of an extra
 HUB_PAGE = "docs/how-to/share-on-the-hub.md"  # executed with a model hub on this machine
-SLOW = {"docs/how-to/run-in-parallel.md", "docs/how-to/views-and-cross-fitting.md"}  # that train many models
+SLOW = {  # that train many models
+    f"docs/how-to/{name}.md"
+    for name in (
+        "choose-models",
+        "come-from-other-tools",
+        "deploy",
+        "run-in-parallel",
+        "scikit-learn",
+        "share-on-the-hub",
+        "use-methods",
+        "views-and-cross-fitting",
+    )
+}
 WORDS = {"svm", "cnn"}  # students that have no epochs of an encoder
 TINY = ["--set", "epochs=1", "--set", "precision=float32"]
 
@@ -136,7 +148,7 @@ def _carry_out(commands: list[str], command: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in PAGES if blocks("python", (ROOT / name).read_text(encoding="utf-8"))]
+    "name", marked_slow([name for name in PAGES if blocks("python", (ROOT / name).read_text(encoding="utf-8"))], *SLOW)
 )
 def test_every_python_block_of_a_page_works(name: str, runs: Path, request: pytest.FixtureRequest) -> None:
     if name in EXTRA:

@@ -37,14 +37,7 @@ from randout.testing.models import FAMILIES, LABELS, build, toy_texts
 from support.markers import marked_slow
 
 TEXTS = ["a", "fever", "the match was good and the bank was not", *toy_texts(30, 5)[0], "goal " * 200]
-LIKE_OTHERS = (
-    "electra",
-    "roberta",
-    "data2vec-text",
-    "albert",
-    "distilbert",
-    "camembert",
-)  # graphs like those of the rest
+ALL_BUT_BERT = tuple(family for family in FAMILIES if family != "bert")
 WITHOUT_TORCH = """
 import runpy, sys
 sys.modules |= dict.fromkeys(("torch", "transformers", "randout", "scipy"))
@@ -71,7 +64,7 @@ def exported(source: loading.Source, folder: Path, truncation: str = "head", for
     return folder
 
 
-@pytest.mark.parametrize("family", marked_slow(FAMILIES, *LIKE_OTHERS))
+@pytest.mark.parametrize("family", marked_slow(FAMILIES, *ALL_BUT_BERT))
 def test_every_family_is_exported_faithfully(family: str, tmp_path: Path) -> None:
     """Both poolings, in turn; the largest text is cut, and the batches have padding."""
     pooling = "mean" if FAMILIES.index(family) % 2 else "first"
