@@ -200,7 +200,14 @@ TABLE = [
     Case(DropoutDistillation(passes=2), trained_with=(), neutral=None),
     Case(Probe(), neutral={"weight": 0.0, "drop": False, "factor": 1.0}),
 ]
-rows = pytest.mark.parametrize("row", TABLE, ids=[f"{at}-{row.method.name}" for at, row in enumerate(TABLE)])
+NAMES = [row.method.name for row in TABLE]
+rows = pytest.mark.parametrize(
+    "row",
+    [  # further settings of a method are slow
+        pytest.param(row, id=f"{at}-{name}", marks=[pytest.mark.slow] if name in NAMES[:at] else [])
+        for at, (row, name) in enumerate(zip(TABLE, NAMES, strict=True))
+    ],
+)
 
 
 @pytest.fixture(scope="module")

@@ -81,7 +81,7 @@ def apart(one: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, Tensor]
 
 
 @pytest.mark.parametrize("rate", [0.0, 1e-12])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", marked_slow(FAMILIES, "roberta"))
 def test_float64_agrees_over_fifty_steps(tiny_model: Tiny, family: str, rate: float) -> None:
     """Parameters and losses to 1e-9, of the largest weight and of each loss."""
     found = []

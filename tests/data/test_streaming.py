@@ -18,6 +18,7 @@ from randout.data import streaming, table_writing
 from randout.data.archives import OpenedFile, of_handle, opened_file
 from randout.data.streaming import Blocks, blocks_of, names_a_text
 from randout.data.tables import read_table
+from support.markers import marked_slow
 
 FILES = {  # name -> content, of tables in every form
     "plain.csv": b"text,label\na,x\n\nb,y\nc,x\nd,x\n",
@@ -169,7 +170,9 @@ def test_a_file_that_changes_while_it_is_read_is_a_failure(tmp_path):
             list(blocks)
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".csv.gz", ".parquet", ".txt"])
+@pytest.mark.parametrize(
+    "suffix", marked_slow([".csv", ".jsonl", ".csv.gz", ".parquet", ".txt"], ".jsonl", ".csv.gz", ".txt")
+)
 def test_memory_does_not_grow_with_the_file(tmp_path, suffix):
     def peak(rows: int) -> int:
         path = tmp_path / f"{rows}{suffix}"

@@ -151,6 +151,7 @@ def test_where_smoke(smoke: Callable[..., Any]) -> None:
     assert any("torch.addmm" in row["function"] for row in found["rows"])
 
 
+@pytest.mark.slow
 def test_trackers_smoke(smoke: Callable[..., Any]) -> None:
     found = smoke("trackers")
     assert found["ratio"] > 0

@@ -332,6 +332,7 @@ def leaks(folder: study_folder.StudyFolder) -> dict[str, set[str]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_fold_s_teacher_never_saw_its_test_rows(five):
     assert leaks(five) == {f"fold {fold}": set() for fold in range(1, 6)}
     assert len({run.path for run in teachers_of(five).values()}) == 5
@@ -366,6 +367,7 @@ def _reading_anew(make):
     return call
 
 
+@pytest.mark.slow
 def test_nested_search_stays_inside_each_fold(five):
     assert set(five.record.tuning) == {f"kd-fold-{fold}" for fold in range(1, 6)}
     for fold in range(1, 6):
@@ -384,6 +386,7 @@ def test_nested_search_stays_inside_each_fold(five):
     assert not any("optimistic" in note for note in notes)
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_a_nested_cross_validation_killed_anywhere_ends_in_the_same_result(five, base, tmp_path, monkeypatch):
     shutil.copytree(
@@ -410,6 +413,7 @@ def test_a_nested_cross_validation_killed_anywhere_ends_in_the_same_result(five,
     assert lasting(tmp_path / "cv") == lasting(five.path)
 
 
+@pytest.mark.slow
 def test_folds_are_compared_as_by_hand(five):
     values = {arm: [r.metrics.test.accuracy for r in runs_of(five, arm)] for arm in ARMS}
     sizes = [run.read("split.json") for run in runs_of(five, "plain")]
