@@ -352,7 +352,7 @@ def _padded(lines: list[str]) -> list[str]:
 
 
 def threshold_words(threshold: Threshold, record: Abstention) -> tuple[str, str]:
-    """Return what is said of a chosen threshold, and a warning if a target accuracy is not assured; else "".
+    """Return what is reported about a chosen threshold, and a warning if a target accuracy is not assured; else "".
 
     record: of the model's validation rows.
     """
