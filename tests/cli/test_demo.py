@@ -33,6 +33,12 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     def film(table: DataTable) -> dataset.Dataset:
         return real(DataTable(source=str(path), group_column="film") if table.source == "film" else table)
 
+    def one_epoch(*words: Any) -> dict[str, Any]:
+        tables = recipe_tables(*words)
+        return tables | {"train": tables["train"] | {"epochs": 1}}
+
+    recipe_tables = demo._recipe_tables
+    monkeypatch.setattr(demo, "_recipe_tables", one_epoch)
     monkeypatch.setattr(dataset, "load", film)
     return tmp_path
 
