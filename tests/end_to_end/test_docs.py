@@ -97,6 +97,9 @@ def commands_of(document: str) -> list[str]:
     return [line for block in blocks("sh", document) for line in block.splitlines() if line.startswith("randout ")]
 
 
+README_EXPORTS = [line for line in commands_of(README) if line.split()[1] == "export"]  # the slowest commands
+
+
 @pytest.fixture
 def runs(there: Path, command: Run) -> Path:
     """`there` with the runs runs/first and runs/second, made by the README's own commands."""
@@ -122,9 +125,17 @@ def test_every_command_of_a_page_works(name: str, request: pytest.FixtureRequest
     if name == HUB_PAGE:
         request.getfixturevalue("model_hub")
     commands = commands_of((ROOT / name).read_text(encoding="utf-8"))
+    if name == "README.md":
+        commands = [line for line in commands if line not in README_EXPORTS]
     if commands:
         request.getfixturevalue("runs")
         _carry_out(commands, request.getfixturevalue("command"))
+
+
+@pytest.mark.slow
+def test_every_export_of_the_readme_works(runs: Path, command: Run) -> None:
+    assert README_EXPORTS
+    _carry_out(README_EXPORTS, command)
 
 
 @pytest.mark.slow
@@ -143,7 +154,7 @@ def _carry_out(commands: list[str], command: Run) -> None:
         trains = words[0] in ("train", "search", "cv") or (words[0] == "compare" and "--student" in words)
         trains = trains and not WORDS & set(words)
         if words[0] == "export" and "--form" not in words:  # of a tiny model, int8 may be outside its tolerance
-            words += ["--form", "float32"]
+            words += ["--form", "float32", "--form", "int8"]
         code, _, error = command(*words, *(TINY if trains else []))
         assert code == 0, f"{line}: {error}"
 
