@@ -435,6 +435,7 @@ def test_folds_are_compared_as_by_hand(five):
     assert results.rows_of(found)[1].difference.estimate == pytest.approx(expected[1].difference.estimate)
 
 
+@pytest.mark.slow
 def test_the_paper_s_protocol_tunes_once_and_says_that_it_is_optimistic(base, tmp_path):
     tables = {"base": base, "arms": {"plain": ARMS["plain"]}, "folds": 5, "protocol": "paper", "name": "cv"}
     folder = go(make_study(tables | {"tuning": {"space": {"batch_size": [16, 32]}}}), tmp_path / "cv")
