@@ -33,16 +33,17 @@ Run = Callable[..., tuple[int, str, str]]
 
 LONGEST_FIRST = (
     "contract",
-    "comparison",
-    "benchmarks",
-    "commands",
-    "docs",
+    "exports",
     "search",
-    "catalog",
-    "reproduce",
-    "extending",
-    "registry",
-    "testing",
+    "docs",
+    "comparison",
+    "commands",
+    "start_up",
+    "misuse",
+    "step_parts",
+    "benchmarks",
+    "imported_teacher",
+    "launched",
     "kill",
 )
 
