@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,16 +33,17 @@ Run = Callable[..., tuple[int, str, str]]
 
 LONGEST_FIRST = (
     "contract",
-    "comparison",
-    "benchmarks",
-    "commands",
-    "docs",
+    "exports",
     "search",
-    "catalog",
-    "reproduce",
-    "extending",
-    "registry",
-    "testing",
+    "docs",
+    "comparison",
+    "commands",
+    "start_up",
+    "misuse",
+    "step_parts",
+    "benchmarks",
+    "imported_teacher",
+    "launched",
     "kill",
 )
 
@@ -54,17 +56,34 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def quiet_and_small() -> Iterator[None]:
-    """One thread (tiny products gain nothing from more, and wait for one another) and no progress bars; the libraries'
-    million objects are not gone through for garbage before every training.
-    """
+    """One thread (tiny products gain nothing from more, and wait for one another) and no progress bars."""
     from transformers import logging
-
-    from randout.models.kernels import buffers
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     torch.set_num_threads(1)
-    with buffers.frozen_garbage_collector():
+    with without_fixed_costs():
+        yield
+
+
+@contextmanager
+def without_fixed_costs() -> Iterator[None]:
+    """Skips what takes longer than a tiny training: the search of the libraries' million objects for garbage before each one,
+    the commands' options built anew for each call, writes that wait for the disk, and seeds of absent accelerators, for
+    each of which PyTorch formats a stack trace.
+    """
+    from typer import main as typer_main
+
+    from randout.models.kernels import buffers
+    from randout.training import loop
+
+    with buffers.frozen_garbage_collector(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "frozen_garbage_collector", nullcontext)
+        patch.setattr(typer_main, "get_command", cache(typer_main.get_command))
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        for accelerator in (torch.cuda, torch.mtia, torch.xpu):
+            if not accelerator.is_available():
+                patch.setattr(accelerator, "manual_seed_all", lambda seed: None)
         yield
 
 

@@ -59,11 +59,11 @@ def uses(source: str, private: set[str]) -> Iterator[tuple[int, str]]:
                 yield from ((node.lineno, part) for part in parts if part in private)
 
 
-@pytest.mark.parametrize("folder", ["tests", "benchmarks", "docs/site"])
-def test_no_private_name_of_the_package_is_used(folder: str) -> None:
+def test_no_private_name_of_the_package_is_used() -> None:
     private = private_names(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
     found = [
         f"{path.relative_to(ROOT)}:{line}: {name}"
+        for folder in ("tests", "benchmarks", "docs/site")
         for path in sorted((ROOT / folder).rglob("*.py"))
         for line, name in uses(path.read_text(encoding="utf-8"), private)
     ]

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,8 @@ MODULES = {
 }
 
 
-def imports(name: str) -> set[str]:
+@cache
+def imports(name: str) -> frozenset[str]:
     """Modules of this package that a module imports: absolute or relative, at its top or inside a function."""
     path = MODULES[name]
     here = name.split(".") if path.stem == "__init__" else name.split(".")[:-1]
@@ -61,7 +63,7 @@ def imports(name: str) -> set[str]:
             module = ".".join([*base, *filter(None, names)])
             within = {f"{module}.{alias.name}" if module else alias.name for alias in node.names}
             found |= {one if one in MODULES else module for one in within}
-    return found - {""}  # the package itself: __version__ and public names
+    return frozenset(found - {""})  # the package itself: __version__ and public names
 
 
 def package(name: str) -> str:

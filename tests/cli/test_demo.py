@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from randout.cli import demo
+from randout.core import config
 from randout.core.config import DataTable
 from randout.core.console import Show
 from randout.data import dataset
@@ -33,6 +34,13 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     def film(table: DataTable) -> dataset.Dataset:
         return real(DataTable(source=str(path), group_column="film") if table.source == "film" else table)
 
+    def one_epoch(name: str) -> dict[str, Any]:
+        tables = read_preset(name)
+        return tables | {"train": tables.get("train", {}) | {"epochs": 1}}
+
+    read_preset = config.read_preset
+    monkeypatch.setattr(config, "read_preset", one_epoch)
+    monkeypatch.setattr(demo, "ARMS", {name: (preset, more, 1) for name, (preset, more, _) in demo.ARMS.items()})
     monkeypatch.setattr(dataset, "load", film)
     return tmp_path
 

@@ -122,9 +122,9 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     return carried_out([words for words, _, _ in CALLS], folder)
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
+def test_a_machine_without_an_encoder_is_told_what_to_do_before_data_is_read(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("this is not a table with a label column\n")
+    calls = [
         ["train", "rows.csv"],
         ["train", "rows.csv", "--student", "auto"],
         ["train", "rows.csv", "--dry-run"],
@@ -132,16 +132,13 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
         ["cv", "rows.csv"],
         ["search", "rows.csv", "--space", "seed=[1, 2]"],
         ["soft-labels", "rows.csv", "--teacher", "rows"],
-    ],
-    ids=lambda words: " ".join(words[:1] + words[2:3]),
-)
-def test_a_machine_without_an_encoder_is_told_what_to_do_before_data_is_read(words: list[str], tmp_path: Path) -> None:
-    (tmp_path / "rows.csv").write_text("this is not a table with a label column\n")
-    ((code, printed, loaded),) = carried_out([words], tmp_path, HF_HUB_CACHE=str(tmp_path / "hub"))
-    assert (code, loaded) == (2, [])
-    assert "no encoder is on this machine" in printed
-    assert "randout train DATA --student svm" in printed
-    assert "rows.csv" not in printed
+    ]
+    answered = carried_out(calls, tmp_path, HF_HUB_CACHE=str(tmp_path / "hub"))
+    for words, (code, printed, loaded) in zip(calls, answered, strict=True):
+        assert (words, code, loaded) == (words, 2, [])
+        assert "no encoder is on this machine" in printed, words
+        assert "randout train DATA --student svm" in printed, words
+        assert "rows.csv" not in printed, words
 
 
 def carried_out(calls: list[list[str]], folder: Path, **variables: str) -> list[Any]:
@@ -182,6 +179,7 @@ def words(run: Run, tiny_model: Any, toy_csv: Any, tmp_path: Path) -> list[str]:
 
 def test_a_finished_run_is_found_before_large_libraries_load(run: Run, words: list[str], tmp_path: Path) -> None:
     (folder,) = (path.parent for path in tmp_path.glob("runs/*/run.json"))
+    assert len(json.loads((folder / "run.json").read_text())["request"]) == 64
     before = run(*words, "-q")
     again, resumed = carried_out([words, ["train", "--resume", str(folder.relative_to(tmp_path))]], tmp_path)
     for code, printed, loaded in (again, resumed):
@@ -191,47 +189,37 @@ def test_a_finished_run_is_found_before_large_libraries_load(run: Run, words: li
         assert not {"torch", "transformers"} & set(loaded)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        ["--set", "batch_size=8"],
-        ["--fresh"],
-        ["--name", "another"],
-        ["-o", "runs/else"],
-        ["--dry-run"],
-        "model",
-        "data",
-        "checkpoint",
-        "untested",
-    ],
-    ids=str,
-)
 def test_a_command_that_may_differ_is_looked_into(
-    run: Run, words: list[str], tmp_path: Path, change: list[str] | str, monkeypatch: pytest.MonkeyPatch
+    run: Run, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It reaches the plan, whose fingerprint decides."""
     (folder,) = (path.parent for path in tmp_path.glob("runs/*/run.json"))
-    if change == "model":
-        os.utime(tmp_path / "bert" / "model.safetensors")
-    elif change == "data":
-        rows = (tmp_path / "rows.csv").read_text()
-        (tmp_path / "rows.csv").write_text(rows.replace("sport", "sports"))
-    elif change == "checkpoint":
-        (folder / "checkpoint").mkdir()
-    elif change == "untested":
-        metrics = json.loads((folder / "metrics.json").read_text())
-        del metrics["test"]
-        (folder / "metrics.json").write_text(json.dumps(metrics))
 
     def planned(*_: Any, **__: Any) -> None:
         raise randout.UserError("a plan is made")
 
     monkeypatch.setattr(planning, "make", planned)
-    more = change if isinstance(change, list) else []
-    code, _, errors = run(*words, *more)
-    assert (code, "a plan is made" in errors) == (2, True), errors
-    if not isinstance(change, str):
-        assert run(*words)[0] == 0, "the command itself is found"
+
+    def looked_into(*more: str) -> bool:
+        code, _, errors = run(*words, *more)
+        return code == 2 and "a plan is made" in errors
+
+    options = ["--set batch_size=8", "--fresh", "--name another", "-o runs/else", "--dry-run"]
+    assert [looked_into(*more.split()) for more in options] == [True] * len(options)
+    for file, old, new in (
+        (folder / "metrics.json", b'"test"', b'"rest"'),
+        (tmp_path / "rows.csv", b"sport", b"tennis"),
+    ):
+        before = file.read_bytes()
+        file.write_bytes(before.replace(old, new))
+        assert looked_into(), file.name
+        file.write_bytes(before)
+    (folder / "checkpoint").mkdir()
+    assert looked_into()
+    (folder / "checkpoint").rmdir()
+    assert not looked_into(), "the command itself is found"
+    os.utime(tmp_path / "bert" / "model.safetensors")
+    assert looked_into()
 
 
 def test_a_run_that_was_resumed_is_found_by_the_command_that_began_it(
@@ -244,8 +232,3 @@ def test_a_run_that_was_resumed_is_found_by_the_command_that_began_it(
     ((code, printed, loaded),) = carried_out([[*words, *more]], tmp_path)
     assert (code, "already trained: runs/parts" in printed) == (0, True)
     assert "torch" not in loaded
-
-
-def test_the_digest_names_no_place(words: list[str], tmp_path: Path) -> None:
-    (record,) = (json.loads(path.read_text()) for path in tmp_path.glob("runs/*/run.json"))
-    assert len(record["request"]) == 64

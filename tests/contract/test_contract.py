@@ -201,11 +201,20 @@ TABLE = [
     Case(Probe(), neutral={"weight": 0.0, "drop": False, "factor": 1.0}),
 ]
 NAMES = [row.method.name for row in TABLE]
-rows = pytest.mark.parametrize(
-    "row",
-    [  # further settings of a method are slow
-        pytest.param(row, id=f"{at}-{name}", marks=[pytest.mark.slow] if name in NAMES[:at] else [])
+# Each of these keeps other things in a training: weights, averages, counters, a gradient of its own, a teacher that learns
+WITH_STATE = {"ce", "kd", "randout", "mixout", "freelb", "metadistil", "self-distillation", "weidc", "probe"}
+TRAINS = {"neutral", "resume", "model", "evaluation", "accumulation"}  # checks with whole trainings
+checks_of_rows = pytest.mark.parametrize(
+    ("row", "check"),
+    [  # slow: further settings of a method, and whole trainings with methods that are functions of a step
+        pytest.param(
+            row,
+            check,
+            id=f"{at}-{name}-{check}",
+            marks=[pytest.mark.slow] if name in NAMES[:at] or (check in TRAINS and name not in WITH_STATE) else [],
+        )
         for at, (row, name) in enumerate(zip(TABLE, NAMES, strict=True))
+        for check in CHECKS
     ],
 )
 
@@ -216,11 +225,12 @@ def bench(tiny_model: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 def test_every_method_has_a_row() -> None:
+    assert set(NAMES) >= WITH_STATE
+    assert set(CHECKS) >= TRAINS
     assert set(METHODS) <= {row.method.name for row in TABLE}, "a method without a row in the contract table"
 
 
-@pytest.mark.parametrize("check", CHECKS)
-@rows
+@checks_of_rows
 def test_it_keeps_the_contract(bench: Bench, row: Case, check: str) -> None:
     CHECKS[check](bench, row)
 

@@ -125,7 +125,8 @@ def nudged(training: TrainingState, seed: int) -> None:
             parameter.copy_(torch.nextafter(parameter, towards))
 
 
-@pytest.mark.parametrize("family", marked_slow(FAMILIES, "roberta"))
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
 def test_fifty_steps_in_float32(tiny_model: Tiny, family: str) -> None:
     """The weights end no further (L2, all together) from the plain run's than the largest_difference of plain runs whose weights
     began one unit in the last place away, and so do the losses on the way (the largest difference): no factor.

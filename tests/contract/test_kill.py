@@ -94,8 +94,8 @@ def outcome(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("teacher", "more"),
     [
-        pytest.param(False, {}, marks=pytest.mark.slow),
-        (True, {}),
+        (False, {}),
+        pytest.param(True, {}, marks=pytest.mark.slow),
         pytest.param(True, {"metadistil": {"teacher_learning_rate": 1e-3}}, marks=pytest.mark.slow),
     ],
     ids=["alone", "taught", "teacher-learns"],

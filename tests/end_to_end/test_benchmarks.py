@@ -228,6 +228,7 @@ def test_the_arithmetic_of_a_step() -> None:
     assert flop(lengths, layers, hidden, ffn) == total
 
 
+@pytest.mark.slow
 def test_predict_smoke(smoke: Callable[..., Any]) -> None:
     """The pipeline and randout give the same labels, by function and by command."""
     found = smoke("predict")
@@ -237,6 +238,7 @@ def test_predict_smoke(smoke: Callable[..., Any]) -> None:
     assert set(found["budgets"]) == {"64", "256"}
 
 
+@pytest.mark.slow
 def test_ranks_smoke(smoke: Callable[..., Any]) -> None:
     """Two processes train the weights of one that adds up two parts, to the last bit."""
     found = smoke("ranks")

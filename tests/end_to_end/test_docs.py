@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import randout
 from conftest import Run
 from randout.methods import catalog
 from randout.testing.models import build, build_decoder, toy_texts
@@ -96,6 +97,9 @@ def commands_of(document: str) -> list[str]:
     return [line for block in blocks("sh", document) for line in block.splitlines() if line.startswith("randout ")]
 
 
+README_SLOW = [line for line in commands_of(README) if line.split()[1] in ("compare", "report", "export")]
+
+
 @pytest.fixture
 def runs(there: Path, command: Run) -> Path:
     """`there` with the runs runs/first and runs/second, made by the README's own commands."""
@@ -121,9 +125,17 @@ def test_every_command_of_a_page_works(name: str, request: pytest.FixtureRequest
     if name == HUB_PAGE:
         request.getfixturevalue("model_hub")
     commands = commands_of((ROOT / name).read_text(encoding="utf-8"))
+    if name == "README.md":
+        commands = [line for line in commands if line not in README_SLOW]
     if commands:
         request.getfixturevalue("runs")
         _carry_out(commands, request.getfixturevalue("command"))
+
+
+@pytest.mark.slow
+def test_every_slow_command_of_the_readme_works(runs: Path, command: Run) -> None:
+    assert len(README_SLOW) >= 3
+    _carry_out(README_SLOW, command)
 
 
 @pytest.mark.slow
@@ -150,7 +162,14 @@ def _carry_out(commands: list[str], command: Run) -> None:
 @pytest.mark.parametrize(
     "name", marked_slow([name for name in PAGES if blocks("python", (ROOT / name).read_text(encoding="utf-8"))], *SLOW)
 )
-def test_every_python_block_of_a_page_works(name: str, runs: Path, request: pytest.FixtureRequest) -> None:
+def test_every_python_block_of_a_page_works(
+    name: str, runs: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(*words: Any, settings: Any = None, **named: Any) -> Any:
+        return randout_train(*words, settings={"epochs": 1} | dict(settings or {}), **named)
+
+    randout_train = randout.train
+    monkeypatch.setattr(randout, "train", train)
     if name in EXTRA:
         pytest.importorskip(EXTRA[name])
     if name == HUB_PAGE:

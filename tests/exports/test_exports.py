@@ -34,10 +34,8 @@ from randout.models import folder_checks, loading
 from randout.models.tokens import encode, truncate
 from randout.storage.study_record import LadderRung
 from randout.testing.models import FAMILIES, LABELS, build, toy_texts
-from support.markers import marked_slow
 
 TEXTS = ["a", "fever", "the match was good and the bank was not", *toy_texts(30, 5)[0], "goal " * 200]
-ALL_BUT_BERT = tuple(family for family in FAMILIES if family != "bert")
 WITHOUT_TORCH = """
 import runpy, sys
 sys.modules |= dict.fromkeys(("torch", "transformers", "randout", "scipy"))
@@ -64,7 +62,8 @@ def exported(source: loading.Source, folder: Path, truncation: str = "head", for
     return folder
 
 
-@pytest.mark.parametrize("family", marked_slow(FAMILIES, *ALL_BUT_BERT))
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_exported_faithfully(family: str, tmp_path: Path) -> None:
     """Both poolings, in turn; the largest text is cut, and the batches have padding."""
     pooling = "mean" if FAMILIES.index(family) % 2 else "first"
@@ -385,7 +384,11 @@ BAGS = ("svm", "rf", "mnb-count", "mnb-tfidf")
 
 @pytest.mark.parametrize(
     ("name", "classes"),
-    [*((name, classes) for name in BAGS for classes in (2, 3)), ("cnn", 2), ("lstm", 3)],
+    [
+        *((name, classes) for name in BAGS for classes in (2, 3)),
+        ("cnn", 2),
+        pytest.param("lstm", 3, marks=pytest.mark.slow),
+    ],
 )
 def test_baselines(name: str, classes: int, tmp_path: Path) -> None:
     texts, labels = toy_texts(150, 1)

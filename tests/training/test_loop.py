@@ -23,7 +23,9 @@ from randout.methods.kd import KnowledgeDistillation
 from randout.methods.randout import Randout
 from randout.models.encoder import Encoder
 from randout.models.inference import predict
+from randout.models.kernels import buffers
 from randout.models.tokens import batches
+from randout.training import loop
 from randout.training.loop import TrainingData, begin, fit, flush, losses_of, micro_batch_of, step_at
 from randout.training.schedule import learning_rate
 from randout.training.state import Unread
@@ -371,8 +373,11 @@ def test_an_empty_training_starts_no_optimizer_step(tiny_model: Tiny) -> None:
 
 
 @pytest.mark.parametrize("inside", [False, True])
-def test_a_training_is_let_go_of_when_the_next_begins(tiny_model: Tiny, inside: bool) -> None:
+def test_a_training_is_let_go_of_when_the_next_begins(
+    tiny_model: Tiny, inside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Training states refer to themselves; a collector that is held off must not keep one for each trial of a search."""
+    monkeypatch.setattr(loop, "frozen_garbage_collector", buffers.frozen_garbage_collector)
     if not inside:  # all tests run with frozen objects (conftest.py)
         gc.unfreeze()
     seen = []

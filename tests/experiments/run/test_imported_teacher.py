@@ -223,6 +223,7 @@ def test_a_run_that_was_stopped_is_resumed(place: Place) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_one_of_several_teachers(place: Place, tiny_model: Tiny) -> None:
     """A file that lacks half of the rows, with an encoder that is fine-tuned first; and the file as the first of both."""
     half = write(place.folder / "half.csv", soft(place.rows)[::2])
@@ -340,6 +341,7 @@ def test_a_text_that_differs_under_the_same_id_is_counted(place: Place) -> None:
     assert any("1 of 77 rows joined by id has another text" in note for note in plan.notes)
 
 
+@pytest.mark.slow
 def test_a_study_learns_from_a_file(place: Place, run: Run) -> None:
     words = ["compare", place.data, "--student", place.student, "--teacher", place.file(), "--methods", "kd,hinton"]
     code, out, error = run(*words, "--seeds", "1", "--set", "epochs=1", "--set", "precision=float32", "-o", "study")

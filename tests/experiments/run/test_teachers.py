@@ -245,6 +245,7 @@ def test_what_is_no_path_is_left_alone() -> None:
     assert given == {"teacher": {"more": ["A", 3, ""]}}
 
 
+@pytest.mark.slow
 def test_arms_that_learn_from_one_teacher_have_no_further_ones(asked: dict[str, Any], tmp_path: Path) -> None:
     """A study whose base names several: each arm takes as many as its methods learn from."""
     base = {name: asked[name] for name in ("data", "student", "teacher", "train")}

@@ -265,7 +265,10 @@ def test_what_chance_is():
     assert trials.at_chance(record, 0.5, labels) is None
 
 
-@pytest.mark.parametrize(("keep", "kept"), [("best", 1), ("all", 3), ("none", 0)])
+@pytest.mark.parametrize(
+    ("keep", "kept"),
+    [("best", 1), pytest.param("all", 3, marks=pytest.mark.slow), pytest.param("none", 0, marks=pytest.mark.slow)],
+)
 def test_keep_leaves_the_weights_that_it_says(made, dataset, tmp_path, keep, kept):
     folder = go(made("plain", RATES | {"trials": 3, "keep": keep}), tmp_path / "s", dataset)
     models = list((tmp_path / "s").rglob("*.safetensors"))

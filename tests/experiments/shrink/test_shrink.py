@@ -274,6 +274,7 @@ def test_a_chosen_model_cuts_texts_as_in_training(place: Path, toy_csv: Any, tmp
         assert np.abs(logits(chosen) - own).max() > 1e-3  # texts are long enough to be cut
 
 
+@pytest.mark.slow
 def test_students_learn_from_cross_fitted_teachers(
     words: list[Any], place: Path, tiny_model: Any, command: Run
 ) -> None:

@@ -245,10 +245,13 @@ def test_another_study_or_changed_data_at_the_same_place_are_refused(made, copie
         go(one, tmp_path / "t")
 
 
-def test_a_failed_run_is_kept_said_and_tried_again(made, finished, tmp_path, monkeypatch, capsys):
+def test_a_failed_run_is_kept_said_and_tried_again(made, copied, finished, monkeypatch, capsys):
+    before = study_folder.read_record(copied)
+    (cell,) = (cell for cell in before.record.cells if (cell.arm, cell.unit[-1]) == ("kd", "1"))
+    shutil.rmtree(before.run(cell).path)
     with monkeypatch.context() as patch:
         failing(patch, lambda plan: plan.config.train.seed == 1 and "kd" in plan.config.methods)
-        folder = go(made(), tmp_path / "s")
+        folder = go(made(), copied)
     result = folder.record.result
     assert result.head == "1 of 2 seeds"
     assert "failed, and their units are left out: seed 1 kd" in result.notes
@@ -256,7 +259,7 @@ def test_a_failed_run_is_kept_said_and_tried_again(made, finished, tmp_path, mon
     bad = next(cell for cell in folder.record.cells if cell.state == "failed")
     assert "nan at epoch 1" in bad.error
     assert "tried again" in capsys.readouterr().err
-    assert lasting(go(made(), tmp_path / "s").path) == lasting(finished.path)
+    assert lasting(go(made(), copied).path) == lasting(finished.path)
 
 
 @pytest.mark.parametrize(
@@ -432,6 +435,7 @@ def test_folds_are_compared_as_by_hand(five):
     assert results.rows_of(found)[1].difference.estimate == pytest.approx(expected[1].difference.estimate)
 
 
+@pytest.mark.slow
 def test_the_paper_s_protocol_tunes_once_and_says_that_it_is_optimistic(base, tmp_path):
     tables = {"base": base, "arms": {"plain": ARMS["plain"]}, "folds": 5, "protocol": "paper", "name": "cv"}
     folder = go(make_study(tables | {"tuning": {"space": {"batch_size": [16, 32]}}}), tmp_path / "cv")
