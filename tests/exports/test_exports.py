@@ -152,13 +152,11 @@ class TestEncoder:
             assert (found["trained_on"], found["scored_trained_on"]) == (False, False)
             assert found["agreement"] == 1 - found["differing"] / found["rows"]
             assert (
-                found["difference"]["low"]
-                <= found["accuracy"] - found["reference_accuracy"]
-                <= found["difference"]["high"]
+                found["difference"]["low"] <= found["score"] - found["reference_score"] <= found["difference"]["high"]
             )
         assert record["checks"]["float32"]["agreement"] == 1
         assert record["checks"]["float32"]["largest_difference"] < 1e-5 < record["checks"]["int8"]["largest_difference"]
-        assert record["checks"]["float32"]["reference_accuracy"] == pytest.approx(
+        assert record["checks"]["float32"]["reference_score"] == pytest.approx(
             json.loads((trained / "run" / "metrics.json").read_text())["validation"]["accuracy"]
         )
         assert record["columns"] == {"text": "text", "label": "label"}
@@ -417,7 +415,7 @@ class TestChecks:
         found[[0, 60]] *= -1  # two rows change sides, to the wrong label
         check = checks.compare("int8", reference, found, labels, np.arange(100), 2)
         assert (check.agreement, check.differing, check.rows) == (0.98, 2, 100)
-        assert (check.accuracy, check.reference_accuracy) == (0.98, 1.0)
+        assert (check.score, check.reference_score) == (0.98, 1.0)
         assert check.largest_difference == pytest.approx(np.tanh(1.0))
         assert check.difference is not None
         assert check.difference["estimate"] == pytest.approx(-0.02)
@@ -436,7 +434,7 @@ class TestChecks:
         assert (kept.rows, kept.differing, kept.far, kept.trained_on) == (200, 3, 0.015, False)
         check = checks.compare("int8", reference, found, labels, np.arange(100), 2, refitted=True)
         assert (check.rows, check.differing, check.far, check.trained_on) == (100, 1, 0.01, False)
-        assert (check.scored, check.accuracy, kept.accuracy) == (100, 0.98, 0.98)
+        assert (check.scored, check.score, kept.score) == (100, 0.98, 0.98)
         assert check.cells()[1] == "99.00% of 100"
         assert check.cells()[4] == "98.00% of 100 (trained on them)"
         alone = checks.compare("int8", reference[:100], found[:100], labels, np.arange(100), 2, refitted=True)
