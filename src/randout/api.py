@@ -198,15 +198,16 @@ def _warn_of_empty(texts: Sequence[str], kept: Sequence[int]) -> None:
     warnings.warn(found, UserWarning, stacklevel=4)  # points at the line that called predict
 
 
-def load(model: PathLike, *, device: str = "auto") -> Predictor:
+def load(model: PathLike, *, device: str = "auto", form: str = "") -> Predictor:
     """Load the classifier of a run, a model folder or an export once, for any number of predictions. An export needs
     onnxruntime and tokenizers, and PyTorch is not loaded.
 
-    device: auto, cpu, cuda or mps. Raises UserError if the classifier or device is not available.
+    device: auto, cpu, cuda or mps. form: of an export: float32, int8 or arrays; empty: its default. Raises UserError if the
+    classifier, the form or the device is not available.
     """
     if not isinstance(model, str | Path):
         raise UserError(f"predict: model: found {model!r:.80}, {type_words(model)}; expected a run or a folder")
-    return Predictor(str(model), load_on_device(str(model), device, "predict"))
+    return Predictor(str(model), load_on_device(str(model), device, "predict", form))
 
 
 def predict(
