@@ -408,15 +408,21 @@ class TestLabelSets:
         code, _, error = command("evaluate", label_sets / "run", "--split", "validation", "--abstain", "confidence=0.5")
         assert (code, why in error) == (2, True)
 
-    def test_a_file_is_evaluated_with_columns_of_zeros_and_ones(self, label_sets: Path, tmp_path: Path) -> None:
+    def test_a_file_is_evaluated_with_columns_of_zeros_and_ones(
+        self, label_sets: Path, tmp_path: Path, command: Run
+    ) -> None:
         texts, sets = toy_label_sets(30, seed=8)
         labels = runtime.read_record(label_sets / "export")["labels"]
         rows = [[text, *(int(label in one) for label in labels)] for text, one in zip(texts, sets, strict=True)]
         with (tmp_path / "new.csv").open("w", newline="") as file:
             csv.writer(file).writerows([["text", *labels], *rows])
-        found = randout.evaluate(label_sets / "export", tmp_path / "new.csv")
-        assert found["sample_f1"] == randout.evaluate(label_sets / "run", tmp_path / "new.csv")["sample_f1"]
-        assert found["per_class"][labels[0]]["support"] == sum(labels[0] in one for one in sets)
+        found = []
+        for model in ("run", "run/model", "export"):
+            code, out, error = command("evaluate", label_sets / model, tmp_path / "new.csv", "--json")
+            assert code == 0, error
+            found.append(json.loads(out))
+        assert len({one["sample_f1"] for one in found}) == 1
+        assert found[2]["per_class"][labels[0]]["support"] == sum(labels[0] in one for one in sets)
 
     def test_a_record_without_a_threshold_is_refused(self, label_sets: Path, tmp_path: Path) -> None:
         folder = Path(shutil.copytree(label_sets / "export", tmp_path / "export"))

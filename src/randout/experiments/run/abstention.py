@@ -20,7 +20,7 @@ from randout.storage.metrics_record import AbstentionScores
 from randout.storage.predictions import read_predictions
 from randout.storage.run_folder import RunFolder
 
-from .saved_model import export_folder, local_folder, model_folder, predicts_sets, run_of
+from .saved_model import export_folder, local_folder, model_folder, run_of, trained_sets
 
 NO_SETS = "not supported for a model of label sets (multi-label), which decides each label by a threshold of its own"
 PICTURE = "coverage-risk.png"  # in a run folder
@@ -70,7 +70,7 @@ def abstainer(name: str, asked: str | float, show: Show, where: str = "--abstain
     asked for.
     """
     target = parse_target(asked, where)
-    if predicts_sets(name):
+    if trained_sets(name) is not None:
         raise UserError(f"{where} {target}: {NO_SETS}")
     record = find_abstention(name)
     if record is None:

@@ -192,25 +192,25 @@ def trained_columns(name: str) -> dict[str, str]:
 
 
 def trained_sets(name: str) -> list[str] | None:
-    """Return the labels of a run or an export that predicts label sets (multi-label), in order; None for any other classifier."""
+    """Return the labels of a classifier that predicts label sets (multi-label), in order; None for one label per text.
+
+    name: as of `load_classifier`. Its files are read, and no weights.
+    """
+    name = local_folder(name)
     if exported := export_folder(name):
-        labels: list[str] = _export_record(exported)["labels"]
-        return labels if predicts_sets(name) else None
-    run = run_of(name)
-    return run.labels if run is not None and run.record.identity.data.multi_label else None
-
-
-def predicts_sets(name: str) -> bool:
-    """Return whether a classifier says in its files that it predicts label sets (multi-label). Loads no weights."""
-    folder = Path(os.path.expanduser(local_folder(name)))
-    if exported := export_folder(str(folder)):
-        return "thresholds" in _export_record(exported)
-    inner = model_folder(str(folder)) or folder
+        record = _export_record(exported)
+        return record["labels"] if "thresholds" in record else None
+    folder = model_folder(name) or Path()
     for file in (BASELINE, "config.json", f"{ENCODER}/config.json"):
-        with suppress(OSError, ValueError):
-            record = json.loads((inner / file).read_text(encoding="utf-8"))
-            return "thresholds" in record or record.get("problem_type") == PROBLEM_TYPE
-    return False
+        with suppress(
+            OSError, ValueError, KeyError, TypeError, AttributeError
+        ):  # a damaged file is reported when it is loaded
+            record = json.loads((folder / file).read_text(encoding="utf-8"))
+            if file == BASELINE:
+                return record["labels"] if "thresholds" in record else None
+            names = record.get("id2label") or {}
+            return [names[at] for at in sorted(names, key=int)] if record.get("problem_type") == PROBLEM_TYPE else None
+    return None
 
 
 def fields_of(name: str, pair: str | None = None) -> TextFields:
