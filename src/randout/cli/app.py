@@ -17,7 +17,7 @@ from randout.core import terminal
 from randout.core.console import Show, complain, no_second_copy, print_always
 from randout.core.errors import EndedElsewhere, Failure, UserError
 from randout.core.files import shell_path
-from randout.core.label_sets import Label, joined
+from randout.core.label_sets import JOINED, Label
 from randout.core.wording import plural
 from randout.experiments.run.options import Stopped
 
@@ -299,7 +299,7 @@ def _printed(row: LabelledText, classes: list[str], as_json: bool, every: bool, 
 
 def _in_words(label: Label | None) -> str:
     """Format a label or a label set; empty for none."""
-    return joined(label) if isinstance(label, list) else label or ""
+    return JOINED.join(label) if isinstance(label, list) else label or ""
 
 
 def _rounded(value: float | None) -> str:

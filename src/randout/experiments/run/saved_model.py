@@ -202,9 +202,7 @@ def trained_sets(name: str) -> list[str] | None:
         return record["labels"] if "thresholds" in record else None
     folder = model_folder(name) or Path()
     for file in (BASELINE, "config.json", f"{ENCODER}/config.json"):
-        with suppress(
-            OSError, ValueError, KeyError, TypeError, AttributeError
-        ):  # a damaged file is reported when it is loaded
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # reported when it is loaded
             record = json.loads((folder / file).read_text(encoding="utf-8"))
             if file == BASELINE:
                 return record["labels"] if "thresholds" in record else None
