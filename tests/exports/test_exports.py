@@ -354,7 +354,7 @@ class TestLabelSets:
         assert check["largest_difference"] < 1e-5
         assert check["metric"] == "sample_f1"
         assert check["reference_score"] == pytest.approx(scores["sample_f1"])
-        assert "| form | same label set | same decision on a label |" in (folder / "README.md").read_text()
+        assert "| form | same label set | same labels |" in (folder / "README.md").read_text()
         assert not (folder / "abstention.json").exists()
 
     @pytest.mark.parametrize("form", ["float32", "int8"])
@@ -579,14 +579,19 @@ class TestChecks:
         found[0, 1], found[1, 0] = 3.0, -3.0
         check = checks.compare("int8", reference, found, labels, np.arange(100), 3, thresholds=(0.5, 0.9))
         assert (check.metric, check.reference_score, check.score) == ("sample_f1", 1, 1 - 2 / 3 / 100)
-        assert (check.agreement, check.label_agreement, check.differing) == (0.98, 0.99, 2)
+        assert (check.agreement, check.label_agreement, check.differing) == (0.98, 1 - 2 / 300, 2)  # 150 labels of each
         assert check.largest_difference == pytest.approx(np.tanh(1.5))
         assert check.difference is not None
         assert check.difference["estimate"] == pytest.approx(-2 / 3 / 100)
-        assert [check.cells()[title] for title in ("same label set", "same decision on a label")] == [
-            "98.00% of 100",
-            "99.00%",
-        ]
+        assert (check.cells()["same label set"], check.cells()["same labels"]) == ("98.00% of 100", "99.33%")
+        assert check.problems == ()
+        found[1:10, 1] = -3.0
+        check = checks.compare("int8", reference, found, labels, np.arange(100), 3, thresholds=(0.5, 0.9))
+        assert check.problems[0].startswith(
+            "97.63% of the labels are the same, and 6 rows of 100 get another label set"
+        )
+        none = checks.compare("int8", reference, reference, labels, np.arange(100), 3, thresholds=(1.0, 1.0))
+        assert (none.agreement, none.label_agreement) == (1, 1)
         assert check.cells()["sample F1 on validation rows"] == "99.33% of 100"
 
     def test_one_group_has_no_interval(self) -> None:

@@ -19,8 +19,8 @@ from randout.stats.targets import main_metric, predicted, probabilities, target_
 class Tolerance:
     """What a form may differ by.
 
-    agreement: lowest share of rows with the same label; for label sets, of decisions on single labels. probability: largest
-    difference of a probability. accuracy: largest loss of accuracy (of sample F1 for label sets), as a fraction.
+    agreement: lowest share of rows with the same label or, for label sets, of labels that are the same (`Check`). probability:
+    largest difference of a probability. accuracy: largest loss of accuracy (for label sets, of sample F1), as a fraction.
     """
 
     agreement: float
@@ -41,9 +41,10 @@ class Check:
     """A form compared with its model.
 
     rows: texts on which labels and probabilities are compared. agreement: share of them with the same label, or label set;
-    differing: the number of others. label_agreement: for label sets, the share of the decisions on single labels that are the
-    same; else None. largest_difference: of a probability; far: share of rows with one over `FAR`. trained_on: whether the model
-    was trained on these rows.
+    differing: the number of others. label_agreement: for label sets, the share of single labels that are the same, 2 |A & B| /
+    (|A| + |B|) for all labels A of the form and B of the model on these rows; with one label in each row it would be the
+    agreement; else None. largest_difference: of a probability; far: share of rows with one over `FAR`. trained_on: whether the
+    model was trained on these rows.
 
     metric: accuracy or, for label sets, sample F1. score, reference_score: of the form and of its model, on `scored` validation
     rows; scored_trained_on: whether the model was trained on those. difference: of the two, with its paired 90 % interval, whose
@@ -86,7 +87,7 @@ class Check:
             "same label set"
             if sets
             else "same label": f"{self.agreement:.2%} of {self.rows:,}{_mark(self.trained_on)}",
-            **({"same decision on a label": f"{self.label_agreement:.2%}"} if sets else {}),
+            **({"same labels": f"{self.label_agreement:.2%}"} if sets else {}),
             "largest difference": f"{self.largest_difference:.1e}",
             f"over {FAR}": f"{self.far:.1%}",
             f"{metric_name(self.metric)} on validation rows": f"{self.score:.2%} of {self.scored:,}"
@@ -127,17 +128,18 @@ def compare(
     unseen = slice(scored if refitted and len(found) > scored else 0, None)
     before, now = predicted(reference, thresholds, names), predicted(found, thresholds, names)
     rows, differing = len(found[unseen]), int(target.differs(before, now)[unseen].sum())
-    agreement, decisions = 1 - differing / rows, None
-    if thresholds is not None:
-        decisions = float((before == now)[unseen, : len(thresholds)].mean())
+    agreement = 1 - differing / rows
+    labels_agree = None if thresholds is None else _label_agreement(before[unseen], now[unseen])
     apart = np.abs(probabilities(reference, thresholds) - probabilities(found, thresholds))[unseen].max(1)  # (rows,)
     largest, metric = float(apart.max()), main_metric(labels, "accuracy")
     score, own = (float(target.credit(labels, made[:scored], metric).mean()) for made in (now, before))
     problems = []
     if not np.isfinite(found).all():
         problems.append("its scores are not finite")
-    if agreement < tolerance.agreement:
-        other = f"{plural(differing, 'row')} of {rows:,} get another label{' set' if decisions is not None else ''}"
+    if (agreement if labels_agree is None else labels_agree) < tolerance.agreement:
+        other = f"{plural(differing, 'row')} of {rows:,} get another label"
+        if labels_agree is not None:
+            other = f"{labels_agree:.2%} of the labels are the same, and {other} set"
         problems.append(f"{other} (at least {tolerance.agreement:.1%} must agree)")
     if not largest <= tolerance.probability:
         problems.append(f"a probability differs by {largest:.1e} (at most {tolerance.probability:.0e})")
@@ -151,7 +153,7 @@ def compare(
         trained_on=refitted and rows == len(found),
         agreement=agreement,
         differing=differing,
-        label_agreement=decisions,
+        label_agreement=labels_agree,
         largest_difference=largest,
         far=float((apart > FAR).mean()),
         scored=scored,
@@ -163,6 +165,12 @@ def compare(
         equivalent=None if difference is None else bool(equivalent),
         problems=tuple(problems),
     )
+
+
+def _label_agreement(before: np.ndarray, now: np.ndarray) -> float:
+    """Return the share of single labels that two predictions of label sets (n, C) have in common."""
+    every = int(before.sum() + now.sum())
+    return 2 * int((before & now).sum()) / every if every else 1.0
 
 
 def _difference(

@@ -188,7 +188,7 @@ class TestByNameOnTheHub:
         randout.train(table, student=tiny_model("bert"), **options)
         randout.push(tmp_path / "run", "ada/topics", export=["float32", "int8"])
         card = model_hub.files("ada/topics")["README.md"].decode()
-        assert "| form | same label set | same decision on a label |" in card
+        assert "| form | same label set | same labels |" in card
         randout.export(tmp_path / "run", tmp_path / "export", forms=["float32", "int8"])
         for form in ("float32", "int8"):
             asked = ["--form", form, "--json", "--probabilities", *texts]
