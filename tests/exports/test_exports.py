@@ -584,6 +584,7 @@ class TestChecks:
         assert check.difference is not None
         assert check.difference["estimate"] == pytest.approx(-2 / 3 / 100)
         assert (check.cells()["same label set"], check.cells()["same labels"]) == ("98.00% of 100", "99.33%")
+        assert check.cells()["sample F1 on validation rows"] == "99.33% of 100"
         assert check.problems == ()
         found[1:10, 1] = -3.0
         check = checks.compare("int8", reference, found, labels, np.arange(100), 3, thresholds=(0.5, 0.9))
@@ -592,7 +593,6 @@ class TestChecks:
         )
         none = checks.compare("int8", reference, reference, labels, np.arange(100), 3, thresholds=(1.0, 1.0))
         assert (none.agreement, none.label_agreement) == (1, 1)
-        assert check.cells()["sample F1 on validation rows"] == "99.33% of 100"
 
     def test_one_group_has_no_interval(self) -> None:
         logits = np.eye(2)[[0, 1, 1]]
