@@ -382,10 +382,10 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def _thresholds(record: dict[str, Any], labels: list[str], folder: str | Path) -> np.ndarray | None:
     """Return the thresholds (C,) of a model of label sets; None for one label per text. Raises ValueError for others."""
-    found = record.get("thresholds")
-    if found is None and record.get("problem_type") is None:
+    if "thresholds" not in record and "problem_type" not in record:
         return None
     try:
+        found = record["thresholds"]
         return np.array([float(found[label]) for label in labels])
     except (KeyError, TypeError, ValueError):
         raise ValueError(
