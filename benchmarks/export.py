@@ -162,7 +162,7 @@ def as_text(found: dict[str, Any]) -> str:
         apart = "{estimate:+.2%} ({low:+.2%} to {high:+.2%})".format(**check["difference"])
         lines.append(
             f"| {form} | {found['megabytes'][form]:.0f} | {check['agreement']:.2%} of {check['rows']:,} | "
-            f"{check['largest_difference']:.1e} | {check['accuracy']:.2%} | {check['reference_accuracy']:.2%} | {apart} |"
+            f"{check['largest_difference']:.1e} | {check['score']:.2%} | {check['reference_score']:.2%} | {apart} |"
         )
     speeds = statistics.median(found["many"]["int8"]) / base, found["one"]["pipeline"] / found["one"]["int8"]
     small = found["checks"]["int8"]

@@ -16,7 +16,6 @@ from randout import reporting
 from randout.core import config
 from randout.core.console import Show
 from randout.core.errors import UserError
-from randout.core.label_sets import names_of
 from randout.core.launch import launched
 from randout.core.terminal import is_text
 from randout.core.wording import plural, type_words, verb
@@ -25,6 +24,7 @@ from randout.data.columns import SHOWN, as_arguments, is_missing
 from randout.data.sources import check_name
 from randout.data.text_fields import TextFields
 from randout.experiments import study_requests
+from randout.experiments.run.batch_prediction import decided
 from randout.experiments.run.options import Options, check_processes
 from randout.experiments.run.run_request import Request
 from randout.experiments.run.saved_model import LoadedClassifier, fields_of, load_on_device
@@ -181,15 +181,13 @@ def _labels(saved: LoadedClassifier, logits: np.ndarray, abstain: Abstainer | No
     """Return the label, or label set, of each row of logits (n, C); None for rows of NaN, and for those that `abstain`
     leaves out.
     """
-    kept = ~np.isnan(logits[:, 0])
-    if abstain is not None:
-        abstain.check_model(saved.thresholds)
-        kept &= abstain.accepts(abstain.confidences(logits))
-    if saved.thresholds is not None:
-        sets = names_of(_probabilities(saved, logits) > np.asarray(saved.thresholds), list(saved.id2label.values()))
-        return [labels if there else None for there, labels in zip(kept.tolist(), sets, strict=True)]
-    best = logits.argmax(1).tolist()
-    return [saved.id2label[label] if there else None for there, label in zip(kept.tolist(), best, strict=True)]
+    found: list[Any] = [None] * len(logits)
+    kept = np.flatnonzero(~np.isnan(logits[:, 0]))
+    labels, _, _ = decided(logits[kept], list(saved.id2label.values()), saved.thresholds)
+    accepted = np.ones(len(kept), bool) if abstain is None else abstain.accepts(abstain.confidences(logits[kept]))
+    for at, label, sure in zip(kept.tolist(), labels, accepted.tolist(), strict=True):
+        found[at] = label if sure else None
+    return found
 
 
 def _warn_of_empty(texts: Sequence[str], kept: Sequence[int]) -> None:
@@ -200,15 +198,16 @@ def _warn_of_empty(texts: Sequence[str], kept: Sequence[int]) -> None:
     warnings.warn(found, UserWarning, stacklevel=4)  # points at the line that called predict
 
 
-def load(model: PathLike, *, device: str = "auto") -> Predictor:
+def load(model: PathLike, *, device: str = "auto", form: str = "") -> Predictor:
     """Load the classifier of a run, a model folder or an export once, for any number of predictions. An export needs
     onnxruntime and tokenizers, and PyTorch is not loaded.
 
-    device: auto, cpu, cuda or mps. Raises UserError if the classifier or device is not available.
+    device: auto, cpu, cuda or mps. form: of an export: float32, int8 or arrays; empty: its default. Raises UserError if the
+    classifier, the form or the device is not available.
     """
     if not isinstance(model, str | Path):
         raise UserError(f"predict: model: found {model!r:.80}, {type_words(model)}; expected a run or a folder")
-    return Predictor(str(model), load_on_device(str(model), device, "predict"))
+    return Predictor(str(model), load_on_device(str(model), device, "predict", form))
 
 
 def predict(

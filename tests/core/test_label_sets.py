@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from randout.core.label_sets import NO_LABEL, LabelSets, members_of, names_of, shown
+from randout.core.label_sets import NO_LABEL, LabelSets, joined, members_of, names_of, shown
 
 NAMES = ["a", "b", "c"]
 SETS = [["b"], [], ["a", "c"], ["b"], []]
@@ -35,3 +35,12 @@ def test_an_unknown_label_is_an_error() -> None:
 def test_a_set_as_one_string() -> None:
     assert shown(["a", "c"]) == "a; c"
     assert shown([]) == NO_LABEL
+
+
+def test_a_set_in_a_cell_of_a_text_table() -> None:
+    assert [joined(labels) for labels in (["a", "c"], [], ["a;b", "c"], ["[x]"])] == [
+        "a; c",
+        "",
+        '["a;b", "c"]',
+        '["[x]"]',
+    ]

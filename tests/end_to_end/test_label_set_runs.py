@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,13 @@ import pytest
 
 import randout
 from conftest import Run
+from randout.core import config
 from randout.core.errors import UserError
-from randout.core.label_sets import PROBLEM_TYPE
+from randout.core.label_sets import PROBLEM_TYPE, names_of
+from randout.data.dataset import load
+from randout.data.tables import read_table
 from randout.experiments.run.reload import reload_plan
+from randout.methods.builtin import METHODS
 from randout.models.label_thresholds import KEY
 from randout.storage.predictions import read_predictions
 from randout.storage.run_folder import RunFolder
@@ -135,7 +140,47 @@ def test_a_file_is_evaluated_and_predicted(teacher: RunFolder, place: Path, run:
     _, sets = toy_label_sets(40, seed=1)
     assert found["per_class"]["sport"]["support"] == sum("sport" in labels for labels in sets)
     assert (tmp_path / "scored.csv").read_text().splitlines()[0] == "text,label,prediction,score"
-    assert run("predict", teacher.path, "--file", place / "new.csv", "-o", tmp_path / "made.csv")[0] == 0
+
+
+def test_predicted_sets_in_tables(teacher: RunFolder, place: Path, run: Run, tmp_path: Path) -> None:
+    """Lists in JSON and Parquet, one string in CSV, which is read back as label sets; none for an empty text."""
+    texts = toy_label_sets(40, seed=1)[0]
+    sets = randout.load(teacher.path).predict(texts)
+    shutil.copy(place / "new.csv", tmp_path / "new.csv")
+    with (tmp_path / "new.csv").open("a") as file:
+        file.write(",\n")
+    made = {}
+    for suffix in ("csv", "jsonl", "parquet"):
+        out = tmp_path / f"made.{suffix}"
+        code, _, error = run("predict", teacher.path, "--file", tmp_path / "new.csv", "-o", out)
+        assert code == 0, error
+        made[suffix] = read_table(out).columns["predicted_label"]
+        out = tmp_path / f"scored.{suffix}"
+        code, _, error = run("evaluate", teacher.path, place / "new.csv", "-o", out)
+        assert code == 0, error
+        assert read_table(out).columns["prediction"] == made[suffix][:-1]
+    assert [*made["jsonl"]] == [*made["parquet"]] == [*sets, None]
+    assert [*made["csv"]] == [*("; ".join(labels) for labels in sets), ""]
+    found = load(
+        config.build(
+            [
+                {
+                    "data": {
+                        "source": str(tmp_path / "made.csv"),
+                        "label_column": "predicted_label",
+                        "label_separator": ";",
+                        "text_column": "text",
+                    }
+                }
+            ],
+            METHODS,
+        ).data
+    )
+    rows = [sets[int(row) - 1] for row in found.row_ids]
+    assert names_of(found.truth(np.arange(len(rows))), found.names) == rows
+    code, out, error = run("predict", teacher.path, "--json", *texts, " ")
+    assert code == 0, error
+    assert [json.loads(line)["label"] for line in out.splitlines()] == [*sets, None]
 
 
 def test_runs_are_compared_and_reported(teacher: RunFolder, student: RunFolder, run: Run, tmp_path: Path) -> None:
@@ -183,11 +228,10 @@ def test_what_is_not_supported_is_refused_with_the_reason(
         )
 
 
-def test_teachers_of_the_other_kind_and_exports_are_refused(
-    teacher: RunFolder, tiny_model: Callable[[str], Path], toy_csv: Any, run: Run, tmp_path: Path
+def test_teachers_of_the_other_kind_are_refused(
+    teacher: RunFolder, tiny_model: Callable[[str], Path], toy_csv: Any, run: Run
 ) -> None:
     options = ["--student", tiny_model("bert"), "--teacher", teacher.path, "--preset", "kd", "--set", "device=cpu"]
     code, _, error = run("train", toy_csv(60, 3), *options)
     assert code == 2
     assert "every text has exactly one" in error
-    assert run("export", teacher.path, "-o", tmp_path / "out")[0] == 2

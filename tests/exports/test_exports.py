@@ -34,6 +34,7 @@ from randout.models import folder_checks, loading
 from randout.models.tokens import encode, truncate
 from randout.storage.study_record import LadderRung
 from randout.testing.models import FAMILIES, LABELS, build, toy_texts
+from support.label_sets import toy_label_sets, write_label_sets
 
 TEXTS = ["a", "fever", "the match was good and the bank was not", *toy_texts(30, 5)[0], "goal " * 200]
 WITHOUT_TORCH = """
@@ -151,13 +152,11 @@ class TestEncoder:
             assert (found["trained_on"], found["scored_trained_on"]) == (False, False)
             assert found["agreement"] == 1 - found["differing"] / found["rows"]
             assert (
-                found["difference"]["low"]
-                <= found["accuracy"] - found["reference_accuracy"]
-                <= found["difference"]["high"]
+                found["difference"]["low"] <= found["score"] - found["reference_score"] <= found["difference"]["high"]
             )
         assert record["checks"]["float32"]["agreement"] == 1
         assert record["checks"]["float32"]["largest_difference"] < 1e-5 < record["checks"]["int8"]["largest_difference"]
-        assert record["checks"]["float32"]["reference_accuracy"] == pytest.approx(
+        assert record["checks"]["float32"]["reference_score"] == pytest.approx(
             json.loads((trained / "run" / "metrics.json").read_text())["validation"]["accuracy"]
         )
         assert record["columns"] == {"text": "text", "label": "label"}
@@ -327,6 +326,125 @@ class TestEncoder:
             randout.load(folder)
 
 
+@pytest.fixture(scope="module")
+def label_sets(tmp_path_factory: pytest.TempPathFactory, tiny_model: Any) -> Path:
+    """A multi-label run of a tiny encoder and its export in both forms, `run` and `export`."""
+    place = tmp_path_factory.mktemp("label-sets")
+    settings = {"epochs": 5, "precision": "float32", "learning_rate": 3e-3, "refit": False, "data.label_separator": ";"}
+    table = write_label_sets(place / "data.csv", 150)
+    options: dict[str, Any] = {"teacher": "none", "settings": settings, "out": place / "run", "runs": place}
+    randout.train(table, student=tiny_model("bert"), **options)
+    randout.export(place / "run", place / "export", forms=["float32", "int8"])
+    return place
+
+
+class TestLabelSets:
+    """A model of label sets (multi-label): thresholds and sigmoid probabilities wherever the export is read."""
+
+    def test_the_record_has_thresholds_and_checks_of_sets(self, label_sets: Path) -> None:
+        folder = label_sets / "export"
+        record, config = (json.loads((folder / name).read_text()) for name in ("export.json", "config.json"))
+        scores = json.loads((label_sets / "run" / "metrics.json").read_text())["validation"]
+        assert record["problem_type"] == config["problem_type"] == "multi_label_classification"
+        assert record["thresholds"] == config["label_thresholds"] == scores["thresholds"]
+        assert record["columns"] == {"text": "text", "label": "label", "separator": ";"}
+        check = record["checks"]["float32"]
+        assert (check["agreement"], check["label_agreement"], check["problems"]) == (1, 1, [])
+        assert check["largest_difference"] < 1e-5
+        assert check["metric"] == "sample_f1"
+        assert check["reference_score"] == pytest.approx(scores["sample_f1"])
+        assert "| form | same label set | same labels |" in (folder / "README.md").read_text()
+        assert not (folder / "abstention.json").exists()
+
+    @pytest.mark.parametrize("form", ["float32", "int8"])
+    def test_every_reader_gives_the_sets_of_the_model(
+        self, form: str, label_sets: Path, command: Run, tmp_path: Path
+    ) -> None:
+        texts, _ = toy_label_sets(20, seed=3)
+        model = runtime.Classifier(label_sets / "export", form)
+        shares, limits = model.probabilities(texts), np.array([*model.record["thresholds"].values()])
+        expected = [[label for label, yes in zip(model.labels, row, strict=True) if yes] for row in shares > limits]
+        assert {len(labels) for labels in expected} > {0, 1, 2}
+        own = randout.load(label_sets / "run").predict_proba(texts)
+        np.testing.assert_allclose(shares, own, atol=1e-5 if form == "float32" else 0.1)
+        assert model.predict(texts) == expected
+        assert [model.predict([text])[0] for text in texts[:5]] == expected[:5]
+        asked = ["--form", form, "--probabilities", "--json"]
+        code, out, error = command("predict", label_sets / "export", *asked, *texts)
+        assert code == 0, error
+        rows = [json.loads(line) for line in out.splitlines()]
+        assert [row["label"] for row in rows] == expected
+        np.testing.assert_array_equal(np.float32([[*row["probabilities"].values()] for row in rows]), shares)
+        likely = np.where(shares > limits, shares, 1 - shares).prod(1)
+        assert [row["score"] for row in rows] == pytest.approx(likely.tolist())
+        predictor = randout.load(label_sets / "export", form=form)
+        assert (predictor.predict(texts), predictor.thresholds) == (expected, model.record["thresholds"])
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+        def script(*words: str) -> subprocess.CompletedProcess[str]:
+            called = [sys.executable, "-c", WITHOUT_TORCH, "--form", form, *words]
+            options: dict[str, Any] = {"cwd": label_sets / "export", "env": environment, "check": False}
+            return subprocess.run(called, capture_output=True, text=True, **options)
+
+        printed = [json.loads(line) for line in script("--json", *texts, " ").stdout.splitlines()]
+        assert printed.pop() == {"text": " ", "label": None, "score": None, "probabilities": None}
+        assert printed == rows
+        cells = [line.split("\t") for line in script(*texts).stdout.splitlines()]
+        assert [row[0] for row in cells] == ["; ".join(labels) for labels in expected]
+
+    def test_no_abstention(self, label_sets: Path, command: Run) -> None:
+        why = (
+            "not supported for a model of label sets (multi-label), which decides each label by a threshold of its own"
+        )
+        for target in ("accuracy=0.9", "confidence=0.5"):
+            for model in ("run", "run/model", "export"):
+                code, out, error = command("predict", label_sets / model, "--abstain", target, "a text")
+                assert (code, out) == (2, "")
+                assert f"error: --abstain {target}: {why}" in error
+            words = [sys.executable, str(label_sets / "export" / "predict.py"), "--abstain", target, "a text"]
+            done = subprocess.run(words, capture_output=True, text=True, check=False)
+            assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: --abstain {target}: {why}\n")
+        code, _, error = command("evaluate", label_sets / "run", "--split", "validation", "--abstain", "confidence=0.5")
+        assert (code, why in error) == (2, True)
+
+    def test_a_file_is_evaluated_with_columns_of_zeros_and_ones(
+        self, label_sets: Path, tmp_path: Path, command: Run
+    ) -> None:
+        texts, sets = toy_label_sets(30, seed=8)
+        labels = runtime.read_record(label_sets / "export")["labels"]
+        rows = [[text, *(int(label in one) for label in labels)] for text, one in zip(texts, sets, strict=True)]
+        with (tmp_path / "new.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([["text", *labels], *rows])
+        found = []
+        for model in ("run", "run/model", "export"):
+            code, out, error = command("evaluate", label_sets / model, tmp_path / "new.csv", "--json")
+            assert code == 0, error
+            found.append(json.loads(out))
+        assert len({one["sample_f1"] for one in found}) == 1
+        assert found[2]["per_class"][labels[0]]["support"] == sum(labels[0] in one for one in sets)
+
+    def test_a_record_without_a_threshold_is_refused(self, label_sets: Path, tmp_path: Path) -> None:
+        folder = Path(shutil.copytree(label_sets / "export", tmp_path / "export"))
+        record = json.loads((folder / "export.json").read_text())
+        del record["thresholds"][record["labels"][0]]
+        (folder / "export.json").write_text(json.dumps(record))
+        with pytest.raises(UserError, match=r"thresholds in export\.json are not a number for each label"):
+            randout.load(folder)
+
+    @pytest.mark.parametrize("name", ["svm", pytest.param("cnn", marks=pytest.mark.slow)])
+    def test_baselines(self, name: str, tmp_path: Path) -> None:
+        settings: dict[str, Any] = {"data.label_separator": ";"}
+        settings |= {"classifier.min_df": 1} if name == "svm" else {"classifier.epochs": 1, "precision": "float32"}
+        table = write_label_sets(tmp_path / "data.csv")
+        randout.train(table, student=name, settings=settings, out=tmp_path / "run", runs=tmp_path)
+        made = randout.export(tmp_path / "run", tmp_path / "export")
+        assert made.checks[0].agreement == 1
+        texts, _ = toy_label_sets(20, seed=5)
+        own, exported = randout.load(tmp_path / "run"), randout.load(tmp_path / "export")
+        np.testing.assert_allclose(exported.predict_proba(texts), own.predict_proba(texts), atol=1e-6)
+        assert exported.predict(texts) == own.predict(texts)
+
+
 class TestRefusals:
     def test_an_existing_folder_is_kept(self, bag_of_words: Path, run: Run) -> None:
         Path("mine").mkdir()
@@ -420,7 +538,7 @@ class TestChecks:
         found[[0, 60]] *= -1  # two rows change sides, to the wrong label
         check = checks.compare("int8", reference, found, labels, np.arange(100), 2)
         assert (check.agreement, check.differing, check.rows) == (0.98, 2, 100)
-        assert (check.accuracy, check.reference_accuracy) == (0.98, 1.0)
+        assert (check.score, check.reference_score) == (0.98, 1.0)
         assert check.largest_difference == pytest.approx(np.tanh(1.0))
         assert check.difference is not None
         assert check.difference["estimate"] == pytest.approx(-0.02)
@@ -439,12 +557,12 @@ class TestChecks:
         assert (kept.rows, kept.differing, kept.far, kept.trained_on) == (200, 3, 0.015, False)
         check = checks.compare("int8", reference, found, labels, np.arange(100), 2, refitted=True)
         assert (check.rows, check.differing, check.far, check.trained_on) == (100, 1, 0.01, False)
-        assert (check.scored, check.accuracy, kept.accuracy) == (100, 0.98, 0.98)
-        assert check.cells()[1] == "99.00% of 100"
-        assert check.cells()[4] == "98.00% of 100 (trained on them)"
+        assert (check.scored, check.score, kept.score) == (100, 0.98, 0.98)
+        assert check.cells()["same label"] == "99.00% of 100"
+        assert check.cells()["accuracy on validation rows"] == "98.00% of 100 (trained on them)"
         alone = checks.compare("int8", reference[:100], found[:100], labels, np.arange(100), 2, refitted=True)
         assert (alone.rows, alone.trained_on) == (100, True)
-        assert alone.cells()[1] == "98.00% of 100 (trained on them)"
+        assert alone.cells()["same label"] == "98.00% of 100 (trained on them)"
 
     def test_rounding_passes_and_nan_does_not(self) -> None:
         labels = np.arange(40) % 2
@@ -456,11 +574,34 @@ class TestChecks:
         broken = checks.compare("float32", reference, np.full((40, 2), np.nan), labels, np.arange(40), 2)
         assert "its scores are not finite" in broken.problems
 
+    def test_label_sets_by_hand(self) -> None:
+        """A set counts as one label, and by its F1 on the rows with true labels; the threshold of the second label is 0.9."""
+        labels = np.tile([[True, False, False], [True, True, False]], (50, 1))  # the third has no training row
+        reference = np.where(labels[:, :2], 3.0, 0.5)
+        found = reference.copy()
+        found[0, 1], found[1, 0] = 3.0, -3.0
+        check = checks.compare("int8", reference, found, labels, np.arange(100), 3, thresholds=(0.5, 0.9))
+        assert (check.metric, check.reference_score, check.score) == ("sample_f1", 1, 1 - 2 / 3 / 100)
+        assert (check.agreement, check.label_agreement, check.differing) == (0.98, 1 - 2 / 300, 2)  # 150 labels of each
+        assert check.largest_difference == pytest.approx(np.tanh(1.5))
+        assert check.difference is not None
+        assert check.difference["estimate"] == pytest.approx(-2 / 3 / 100)
+        assert (check.cells()["same label set"], check.cells()["same labels"]) == ("98.00% of 100", "99.33%")
+        assert check.cells()["sample F1 on validation rows"] == "99.33% of 100"
+        assert check.problems == ()
+        found[1:10, 1] = -3.0
+        check = checks.compare("int8", reference, found, labels, np.arange(100), 3, thresholds=(0.5, 0.9))
+        assert check.problems[0].startswith(
+            "97.63% of the labels are the same, and 6 rows of 100 get another label set"
+        )
+        none = checks.compare("int8", reference, reference, labels, np.arange(100), 3, thresholds=(1.0, 1.0))
+        assert (none.agreement, none.label_agreement) == (1, 1)
+
     def test_one_group_has_no_interval(self) -> None:
         logits = np.eye(2)[[0, 1, 1]]
         check = checks.compare("int8", logits, logits, np.array([0, 1, 0]), np.zeros(3), 2)
         assert check.difference is None
-        assert "not available" in check.cells()
+        assert "not available" in check.cells().values()
 
 
 NODE = """

@@ -17,6 +17,7 @@ from randout.core import terminal
 from randout.core.console import Show, complain, no_second_copy, print_always
 from randout.core.errors import EndedElsewhere, Failure, UserError
 from randout.core.files import shell_path
+from randout.core.label_sets import JOINED, Label
 from randout.core.wording import plural
 from randout.experiments.run.options import Stopped
 
@@ -291,9 +292,14 @@ def _printed(row: LabelledText, classes: list[str], as_json: bool, every: bool, 
         found |= {"best_guess": row.guess, "confidence": row.confidence} if abstains else {}
         return terminal.to_json(found | ({"probabilities": row.probabilities and by_class} if every else {}))
     shares = ["" if share is None else f"{name}={share:.4f}" for name, share in by_class.items()] if every else []
-    guess = [row.guess or "", _rounded(row.confidence)] if abstains else []
+    guess = [_in_words(row.guess), _rounded(row.confidence)] if abstains else []
     one_line = " ".join(re.split(r"[\r\n]+", row.text))
-    return "\t".join([row.label or "", _rounded(row.score), *guess, *shares, one_line])
+    return "\t".join([_in_words(row.label), _rounded(row.score), *guess, *shares, one_line])
+
+
+def _in_words(label: Label | None) -> str:
+    """Format a label or a label set; empty for none."""
+    return JOINED.join(label) if isinstance(label, list) else label or ""
 
 
 def _rounded(value: float | None) -> str:

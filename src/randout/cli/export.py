@@ -35,13 +35,14 @@ def export(
     """
     show = Show(quiet or as_json)
     from randout.experiments.run.export import export_run
-    from randout.exports.checks import HEAD
+    from randout.exports.checks import table
 
     made = export_run(run, out, form or (), show)
     if as_json:
         print(terminal.to_json(made.as_json(), indent=1))
     else:
-        print_table(HEAD, [check.cells() for check in (*made.checks, *made.left_out)])
+        head, *rows = table([*made.checks, *made.left_out])
+        print_table(head, rows)
         print(f"\nexport   {out}")
         print(f"next     python {shell_path(out / 'predict.py')} {example_input(out)}")
     show.conclude(made.warnings)

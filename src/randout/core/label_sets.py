@@ -5,6 +5,7 @@ Rows refer to their set by its number, so that a row has one integer target, as 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 PROBLEM_TYPE = "multi_label_classification"  # in the config.json of a Hugging Face model
 NO_LABEL = "(no label)"
 JOINED = "; "  # between the labels of a set, where a set is shown in one string
+Label = str | list[str]  # a list for a label set
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +48,13 @@ def members_of(sets: Sequence[Sequence[str]], names: Sequence[str]) -> NDArray[n
 def names_of(rows: NDArray[np.bool_], names: Sequence[str]) -> list[list[str]]:
     """Return the labels of each row of (n, C), in the order of `names`."""
     return [[names[at] for at in np.flatnonzero(row).tolist()] for row in rows]
+
+
+def joined(labels: Sequence[str]) -> str:
+    """Return a set of labels as a cell of a text table, empty for none; as a JSON list if a label has a semicolon itself."""
+    text = JOINED.join(labels)
+    unclear = any(JOINED.strip() in label for label in labels) or text.startswith("[")
+    return json.dumps(labels, ensure_ascii=False) if unclear else text
 
 
 def shown(labels: Sequence[str]) -> str:

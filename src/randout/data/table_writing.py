@@ -1,4 +1,7 @@
-"""Writes tables to files: the input's columns unchanged, with new columns appended."""
+"""Writes tables to files: the input's columns unchanged, with new columns appended.
+
+A new column may hold label sets, as lists: lists in JSON and Parquet too, and in CSV joined in one string.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import Any
 
 from randout.core.errors import UserError
 from randout.core.files import LONGEST_NAME, check_new_file, cut_name, new_file
+from randout.core.label_sets import joined
 
 from .archives import content_name
 from .parquet import ArrowColumns
@@ -84,7 +88,8 @@ def writer(table: Table, path: Path) -> Callable[[Mapping[str, Sequence[Any]]], 
     blocks.check(table)
 
     def write(columns: Mapping[str, Sequence[Any]]) -> None:
-        with blocks.open() as add:
+        sets = {name: list for name, values in columns.items() if any(isinstance(value, list) for value in values)}
+        with blocks.open(sets) as add:
             add(table, columns)
 
     return write
@@ -117,8 +122,8 @@ class BlockWriter:
     def open(self, kinds: Mapping[str, type] | None = None) -> Iterator[AddBlock]:
         """Yield a function that writes a block with its further columns; call it with each block in turn.
 
-        kinds: str or float for each further column; None if there is only one block. Every block must have been passed to
-        `check`. Raises UserError if the file exists by then, and Failure if it cannot be written.
+        kinds: str, float or list (of strings) for each further column; may be missing if there is only one block. Every block
+        must have been passed to `check`. Raises UserError if the file exists by then, and Failure if it cannot be written.
         """
         with new_file(self.path) as stream:
             if self.suffix in PARQUET_SUFFIXES:
@@ -143,7 +148,7 @@ class BlockWriter:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        types = {str: pa.string(), float: pa.float64()}
+        types = {str: pa.string(), float: pa.float64(), list: pa.list_(pa.string())}
         with ExitStack() as stack:
             out: Any = None
 
@@ -176,8 +181,8 @@ def _lines(block: Table, columns: Mapping[str, Sequence[Any]], suffix: str) -> l
         names = [*block.columns, *columns]
         records = (dict(zip(names, row, strict=True)) for row in rows)
         return [json.dumps(record, ensure_ascii=False, default=str) for record in records]
-    delimiter = _delimiter(block, suffix)
-    return [_csv_line(row, delimiter) for row in rows]
+    delimiter, own = _delimiter(block, suffix), len(block.columns)
+    return [_csv_line([*row[:own], *map(_joined, row[own:])], delimiter) for row in rows]
 
 
 def _delimiter(block: Table, suffix: str) -> str:
@@ -194,6 +199,10 @@ def _csv_line(cells: Sequence[Any], delimiter: str) -> str:
     special = (delimiter, '"', "\n", "\r")
     quoted = ['"' + text.replace('"', '""') + '"' if any(mark in text for mark in special) else text for text in texts]
     return delimiter.join(quoted) if quoted != [""] else '""'  # a blank line would not be read as a row
+
+
+def _joined(value: Any) -> Any:
+    return joined(value) if isinstance(value, list) else value
 
 
 def _cell(value: Any) -> str:

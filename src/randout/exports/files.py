@@ -20,13 +20,15 @@ import numpy as np
 
 from randout.baselines import Fitted
 from randout.core.errors import UserError
+from randout.core.label_sets import PROBLEM_TYPE
 from randout.data.text_fields import NONE, TextFields
 from randout.models import loading
+from randout.models.label_thresholds import thresholds_of
 from randout.models.sources import Source
 from randout.models.token_types import takes_types
 
 from . import graph, runtime
-from .checks import HEAD, Check
+from .checks import Check, table
 
 ONNX = {"float32": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"}
 ARRAYS = {"arrays": "model.npz"}
@@ -34,12 +36,16 @@ ARRAYS = {"arrays": "model.npz"}
 
 @dataclass(frozen=True)
 class Exported:
-    """The model of an export. files: form -> file. reader: how a text is read, for `runtime`. fields: columns of an input."""
+    """The model of an export. files: form -> file. reader: how a text is read, for `runtime`. fields: columns of an input.
+
+    thresholds: of the probabilities of the labels, if it predicts label sets (multi-label); None: one label per text.
+    """
 
     labels: list[str]
     files: dict[str, str]
     reader: dict[str, Any]
     fields: TextFields = NONE
+    thresholds: tuple[float, ...] | None = None
 
 
 def write_encoder(
@@ -74,7 +80,8 @@ def write_encoder(
         **({"token_types": types} if pairs else {}),
     }
     labels = [config.id2label[at] for at in range(config.num_labels)]
-    return Exported(labels, {form: ONNX[form] for form in forms}, reader, fields)
+    limits = thresholds_of(source.config, dict(enumerate(labels)), source.name)
+    return Exported(labels, {form: ONNX[form] for form in forms}, reader, fields, limits)
 
 
 def write_network(fitted: Fitted, folder: Path, forms: Sequence[str]) -> Exported:
@@ -84,7 +91,7 @@ def write_network(fitted: Fitted, folder: Path, forms: Sequence[str]) -> Exporte
     _write_graphs(folder, forms, lambda path: graph.write_network(model, path, settings.length))
     _write_json(folder / "vocabulary.json", list(fitted.vocabulary))
     reader = {"kind": "words", "length": settings.length, "lowercase": settings.lowercase, "split": settings.split}
-    return Exported(_labels(fitted), {form: ONNX[form] for form in forms}, reader)
+    return Exported(_labels(fitted), {form: ONNX[form] for form in forms}, reader, thresholds=fitted.thresholds)
 
 
 def write_bag(fitted: Fitted, folder: Path) -> Exported:
@@ -93,7 +100,7 @@ def write_bag(fitted: Fitted, folder: Path) -> Exported:
     _write_json(folder / "vocabulary.json", list(fitted.vocabulary))
     settings: Any = fitted.settings
     reader = {"kind": "bag", "model": settings.name, "lowercase": settings.lowercase}
-    return Exported(_labels(fitted), ARRAYS, reader)
+    return Exported(_labels(fitted), ARRAYS, reader, thresholds=fitted.thresholds)
 
 
 def _labels(fitted: Fitted) -> list[str]:
@@ -130,10 +137,13 @@ def write_record(
     folder: Path, made: Exported, checks: Sequence[Check] = (), about: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Write `export.json` and return it. The default form is the most exact one that passed its check."""
-    passed = [check.form for check in checks if not check.problems]
+    passed, sets = [check.form for check in checks if not check.problems], {}
+    if made.thresholds is not None:
+        sets = {"problem_type": PROBLEM_TYPE, "thresholds": dict(zip(made.labels, made.thresholds, strict=True))}
     record = {
         "format": runtime.FORMAT,
         "labels": made.labels,
+        **sets,
         "files": made.files,
         "default": next((form for form in made.files if form in passed), next(iter(made.files))),
         "reader": made.reader,
@@ -148,11 +158,17 @@ def write_record(
 def write_pages(folder: Path, made: Exported, name: str, checks: Sequence[Check]) -> None:
     """Write `predict.py` and README.md. name: of the model, as the title."""
     shutil.copyfile(runtime.__file__, folder / "predict.py")
-    rows = [
-        "| " + " | ".join(cells) + " |" for cells in (HEAD, ("---",) * len(HEAD), *(check.cells() for check in checks))
-    ]
+    head, *cells = table(checks)
+    rows = ["| " + " | ".join(row) + " |" for row in (head, ("---",) * len(head), *cells)]
     needs = "numpy" if made.reader["kind"] == "bag" else "numpy, onnxruntime and tokenizers"
-    lines = [f"# {name}", "", f"Labels: {', '.join(made.labels)}.", "", f"`predict.py` needs only {needs}:", ""]
+    lines = [f"# {name}", "", f"Labels: {', '.join(made.labels)}.", ""]
+    if made.thresholds is not None:
+        lines += [
+            "A text has any number of labels: those whose probability, the sigmoid of the logit, is above the label's threshold "
+            "in `export.json`.",
+            "",
+        ]
+    lines += [f"`predict.py` needs only {needs}:", ""]
     usage = ['python predict.py "A text to classify."', "python predict.py --json < texts.txt"]
     if made.fields:
         usage = ["python predict.py --file table.csv", "python predict.py --json --file table.csv"]

@@ -10,12 +10,16 @@ Each line of a file or of standard input is one text; a .csv or .tsv file is rea
 training unless `--text-column` names another. Prints label, probability and text, separated by tabs; with --json, one
 object per text with the probabilities of all classes. With --abstain, a text whose confidence is too low gets no label, and
 best guess and confidence are printed after the probability; `abstention.json` says which confidence a target needs. A
-model of pairs of texts, or one that reads fields before the text, needs a table with these columns. From Python:
+model of pairs of texts, or one that reads fields before the text, needs a table with these columns.
+
+A model of label sets (multi-label) gives each text the labels whose probability is above their threshold in `export.json`:
+joined by "; ", a list with --json, and possibly none. The printed probability is that of the whole set, with labels taken as
+independent; each label's own probability is the sigmoid of its logit. From Python:
 
     from predict import Classifier
 
     model = Classifier("FOLDER")
-    model.predict(["A text to classify."])        # labels; with abstain="accuracy=0.95", None if the model is not sure
+    model.predict(["A text to classify."])        # labels, or lists of labels; with abstain="accuracy=0.95", None if not sure
     model.probabilities(["A text to classify."])  # (texts, classes), columns by model.labels
     model.predict([("A text.", "Its second text.")])  # a model of pairs
     model.predict(model.inputs([{"text": "A text.", "position": "3/8"}]))  # rows with the columns of the training
@@ -55,15 +59,22 @@ WORD = re.compile(r"\b\w\w+\b")
 MIN_PROBABILITY = 1e-6  # lower bound of a forest's probabilities
 
 SEPARATOR = " ||| "  # between the texts of a pair where they are read as words
+JOINED = "; "  # between the labels of a set
+NO_ABSTENTION = (
+    "not supported for a model of label sets (multi-label), which decides each label by a threshold of its own"
+)
 
 Tokens = tuple[list[int], list[int]]  # token ids and token types of a text
 Text = str | tuple[str, str]  # a pair for a model of pairs; the first text begins with the fields of its row
+Label = str | list[str]  # a list for a model of label sets
 Progress = Callable[[int], None]  # called with the number of texts just done
 Logits = Callable[[Sequence[Text], Progress], np.ndarray]
 
 
 class Classifier:
     """An exported classifier in memory.
+
+    thresholds: (C,) of the probabilities of its labels, if it predicts label sets (multi-label); None: one label per text.
 
     folder: the export. form: "float32" or "int8"; empty: the form that the export names as its default. threads: of
     onnxruntime; 0: as `OMP_NUM_THREADS` says, or one per core. int8 computes one text at a time, because it scales
@@ -81,6 +92,7 @@ class Classifier:
                 f"{folder}: no form {self.form!r} in this export; it has {', '.join(self.record['files'])}"
             )
         self.fields: dict[str, Any] = self.record.get("fields") or {}
+        self.thresholds = _thresholds(self.record, self.labels, folder)
         self.texts_cut = 0  # texts cut so far, because they were too long
         self._threads = threads or int(os.environ.get("OMP_NUM_THREADS") or 0)
         path = self.folder / self.record["files"][self.form]
@@ -115,18 +127,38 @@ class Classifier:
         return self._logits(texts, progress).astype(np.float32)
 
     def probabilities(self, texts: Sequence[Text]) -> np.ndarray:
-        """Return the probabilities (n, C) of n texts, columns by `labels`."""
-        return softmax(self.logits(texts))
+        """Return the probabilities (n, C) of n texts, columns by `labels`; of a model of label sets, each by itself."""
+        return self.shares(self.logits(texts))
 
-    def predict(self, texts: Sequence[Text], abstain: str = "") -> list[str | None]:
-        """Return the label of each text. abstain: as for `Abstention.of`; a text below its confidence gets None."""
+    def predict(self, texts: Sequence[Text], abstain: str = "") -> list[Label | None]:
+        """Return the label of each text, or its list of labels. abstain: as for `rule`; a text below its confidence gets None."""
+        rule = self.rule(abstain) if abstain else None
         logits = self.logits(texts)
-        labels = [self.labels[best] for best in logits.argmax(1)]
-        if not abstain:
+        labels, _ = self.decided(logits)
+        if rule is None:
             return list(labels)
-        rule = Abstention.of(self.folder, abstain)
         sure = rule.confidences(logits)
         return [label if one >= rule.confidence else None for label, one in zip(labels, sure, strict=True)]
+
+    def rule(self, target: str) -> Abstention:
+        """Return when a prediction is a label, as `Abstention.of` does. Raises ValueError for a model of label sets too."""
+        if self.thresholds is not None:
+            raise ValueError(f"--abstain {target}: {NO_ABSTENTION}")
+        return Abstention.of(self.folder, target)
+
+    def shares(self, logits: np.ndarray) -> np.ndarray:
+        """Return probabilities (n, C) from logits (n, C): the softmax or, for label sets, the sigmoid of each."""
+        return softmax(logits) if self.thresholds is None else sigmoid(logits)
+
+    def decided(self, logits: np.ndarray) -> tuple[list[Label], np.ndarray]:
+        """Return the label, or list of labels, of each row of logits (n, C), and its probability (n,)."""
+        shares = self.shares(logits)
+        if self.thresholds is None:
+            best = logits.argmax(1)
+            return [self.labels[at] for at in best.tolist()], shares[np.arange(len(best)), best]
+        made = sigmoid(logits.astype(np.float64)) > self.thresholds  # (n, C)
+        sets = [[self.labels[at] for at in np.flatnonzero(row).tolist()] for row in made]
+        return [*sets], np.where(made, shares, 1 - shares).prod(1)
 
     def _session(self, path: Path) -> Any:
         import onnxruntime
@@ -348,6 +380,19 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
+def _thresholds(record: dict[str, Any], labels: list[str], folder: str | Path) -> np.ndarray | None:
+    """Return the thresholds (C,) of a model of label sets; None for one label per text. Raises ValueError for others."""
+    if "thresholds" not in record and "problem_type" not in record:
+        return None
+    try:
+        found = record["thresholds"]
+        return np.array([float(found[label]) for label in labels])
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(
+            f"{folder}: thresholds in {RECORD} are not a number for each label ({', '.join(labels)}). Copy the folder again"
+        ) from None
+
+
 def in_words(text: Text) -> str:
     """Return a text, or both texts of a pair with a separator, as one string."""
     return text if isinstance(text, str) else SEPARATOR.join(text)
@@ -386,6 +431,12 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """Return the softmax of each row."""
     shifted = np.exp(logits - logits.max(1, keepdims=True))
     found: np.ndarray = shifted / shifted.sum(1, keepdims=True)
+    return found
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Return the logistic function of each logit, without overflow."""
+    found: np.ndarray = 0.5 * (1 + np.tanh(0.5 * logits))
     return found
 
 
@@ -448,7 +499,7 @@ def main(words: Sequence[str] | None = None) -> int:
         texts = _texts(model, asked)
         if not texts:
             raise ValueError("no texts given. Give them as arguments, with --file, or one per line on standard input")
-        rule = Abstention.of(folder, asked.abstain) if asked.abstain else None
+        rule = model.rule(asked.abstain) if asked.abstain else None
     except ImportError as error:
         print(f"error: {error.name} is missing. Install it: pip install numpy onnxruntime tokenizers", file=sys.stderr)
         return 2
@@ -457,11 +508,14 @@ def main(words: Sequence[str] | None = None) -> int:
         return 2
     kept = [at for at, text in enumerate(texts) if in_words(text).strip()]  # an empty text gets no label
     logits = model.logits([texts[at] for at in kept])
-    found: dict[int, list[float]] = dict(zip(kept, softmax(logits).tolist(), strict=True))
+    labels, scores = model.decided(logits)
+    found = dict(zip(kept, zip(labels, scores.tolist(), model.shares(logits).tolist(), strict=True), strict=True))
     sure = dict(zip(kept, rule.confidences(logits).tolist(), strict=True)) if rule else {}
     try:
         for at, text in enumerate(texts):
-            print(_printed(in_words(text), found.get(at), model.labels, asked.json, rule, sure.get(at)))
+            guess, score, shares = found.get(at, (None, None, None))
+            by_label = shares and dict(zip(model.labels, shares, strict=True))
+            print(_printed(in_words(text), guess, score, by_label, asked.json, rule, sure.get(at)))
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
@@ -477,26 +531,29 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _printed(
     text: str,
-    probabilities: list[float] | None,
-    labels: list[str],
+    guess: Label | None,
+    score: float | None,
+    probabilities: dict[str, float] | None,
     as_json: bool,
     rule: Abstention | None,
     sure: float | None,
 ) -> str:
-    """Format a prediction as a line of output. sure: its confidence, if there is a rule."""
-    best = None if probabilities is None else int(np.argmax(probabilities))
-    guess = None if best is None else labels[best]
-    score = None if best is None or probabilities is None else probabilities[best]
+    """Format a prediction as a line of output. guess: None for an empty text. sure: its confidence, if there is a rule."""
     accepted = rule is None or (sure is not None and sure >= rule.confidence)
     label, shown = (guess, score) if accepted else (None, None)
     if as_json:
         found: dict[str, Any] = {"text": text, "label": label, "score": shown}
         found |= {} if rule is None else {"best_guess": guess, "confidence": sure}
-        by_class = probabilities and dict(zip(labels, probabilities, strict=True))
-        return json.dumps(found | {"probabilities": by_class}, ensure_ascii=False)
+        return json.dumps(found | {"probabilities": probabilities}, ensure_ascii=False)
     cells = [label, shown] if rule is None else [label, shown, guess, sure]
-    printed = ["" if cell is None else f"{cell:.4f}" if isinstance(cell, float) else cell for cell in cells]
-    return "\t".join([*printed, " ".join(re.split(r"[\r\n]+", text))])
+    return "\t".join([*map(_cell, cells), " ".join(re.split(r"[\r\n]+", text))])
+
+
+def _cell(value: Label | float | None) -> str:
+    """Return a value as it is printed; an empty string for None."""
+    if isinstance(value, list):
+        return JOINED.join(value)
+    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else value
 
 
 if __name__ == "__main__":

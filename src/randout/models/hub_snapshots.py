@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from randout.core.errors import UserError
+from randout.data.text_fields import FILE as FIELDS
 from randout.storage.run_folder import ABSTENTION
 from randout.storage.seen_rows import FILE as SEEN_ROWS
 
@@ -29,7 +30,7 @@ POOLED_PARTS = [
 CHAT_PARTS = ["chat_template*", "decision.json", "decision_template.jinja"]  # of chat models and decision models
 BASELINE_PARTS = [folder_checks.BASELINE, "weights.safetensors"]
 HUB_PARTS = [*PARTS, *POOLED_PARTS, *(f"{folder_checks.ENCODER}/{part}" for part in PARTS), *CHAT_PARTS]
-HUB_PARTS += [*BASELINE_PARTS, folder_checks.TRUNCATION, ABSTENTION, SEEN_ROWS]
+HUB_PARTS += [*BASELINE_PARTS, folder_checks.TRUNCATION, FIELDS, ABSTENTION, SEEN_ROWS]
 VOCABULARY = ["tokenizer.json", "vocab*", "*.model"]  # without one of these, transformers makes an empty tokenizer
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -105,6 +106,35 @@ def cached(repository: str, revision: str) -> Path | None:
     home = Path(hub.constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
     whole = [folder for folder in home.glob("snapshots/*") if is_whole(folder)]
     return max(whole, key=lambda folder: (folder.stat().st_mtime, folder.name), default=None)
+
+
+def add_export(repository: str, commit: str, form: str, asked: str) -> None:
+    """Download one form of the export in a repository, next to the model in the hub's cache, if it is not there yet.
+
+    asked: the name that the user gave, for messages. Raises UserError if there is no such form, and HubUnreachable.
+    """
+    import huggingface_hub as hub
+    import huggingface_hub.errors
+
+    def there(file: str) -> Path:
+        options: dict[str, Any] = {"revision": commit, "etag_timeout": TIMEOUT}
+        try:
+            return Path(patiently(lambda: hub.hf_hub_download(repository, file, **options)))
+        except hub.errors.LocalEntryNotFoundError as error:  # not in the cache, and the hub gives no answer
+            raise explained(error, asked, commit) from None
+        except hub.errors.EntryNotFoundError:
+            raise UserError(
+                f"--form {form}: {asked} has no export on the hub. Add one with: randout push RUN {repository} --export {form}"
+            ) from None
+        except Exception as error:
+            raise explained(error, asked, commit) from None
+
+    record = there(folder_checks.EXPORT).read_text(encoding="utf-8")
+    with suppress(ValueError, KeyError, TypeError):  # a damaged record is reported when it is used
+        files: dict[str, str] = json.loads(record)["files"]
+        if form not in files:
+            raise UserError(f"--form {form}: the export of {asked} has {', '.join(files)}")
+        there(files[form])
 
 
 def is_whole(folder: Path) -> bool:

@@ -24,7 +24,8 @@ class LabellingSettings(Record):
     model: fingerprint of weights, tokenizer and truncation. classes: in the order of the model. held_out: digest of the
     held-out rows whose copies are left out; "" for none. probabilities: whether predictions have one column per class.
     input_fields: the columns of an input besides the text column; None: none.
-    abstention: temperature and least confidence of a label; None if every text gets one.
+    abstention: temperature and least confidence of a label; None if every text gets one. thresholds: of the probabilities of
+    the labels of a model that predicts label sets (multi-label); None: one label per text.
     """
 
     kind: Literal["soft-labels", "predictions"]
@@ -37,6 +38,7 @@ class LabellingSettings(Record):
     held_out: str = ""
     abstention: tuple[float, float] | None = None
     input_fields: TextFields | None = None
+    thresholds: list[float] | None = None
 
     @property
     def fields(self) -> TextFields:
@@ -51,7 +53,7 @@ class LabellingSettings(Record):
     @model_serializer(mode="wrap")
     def _in_order(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what an earlier version did not have, unless it is used: shards keep their identity."""
-        later = ("abstention", "input_fields")
+        later = ("abstention", "input_fields", "thresholds")
         return {name: value for name, value in handler(self).items() if name not in later or value is not None}
 
     def differences(self, other: LabellingSettings) -> list[str]:

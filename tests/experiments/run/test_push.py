@@ -23,6 +23,7 @@ from conftest import Run
 from randout.models import sources
 from support.hub_models import ENCODERS, publish_encoder
 from support.hub_server import Fault, HubServer
+from support.label_sets import toy_label_sets, write_label_sets
 
 SMALL = ["--set", "epochs=1", "--set", "precision=float32", "--teacher", "none", "--preset", "plain"]
 TEXTS = ["fever and cough in the clinic", "the team and its coach", "money " * 80]
@@ -119,6 +120,82 @@ class TestEveryKind:
         assert set(model_hub.files("ada/film")) == {*again.files, ".gitattributes"}
         assert any("licence" in warning for warning in done.warnings)
         assert not any("licence" in warning for warning in again.warnings)
+
+
+class TestByNameOnTheHub:
+    """What a local folder can do, a name on the hub can."""
+
+    def test_a_form_of_the_export(self, pushed: Any, model_hub: HubServer, command: Run) -> None:
+        run = pushed("mnb-count")
+        randout.push(run, "ada/plain")
+        randout.push(run, "ada/film", export=["arrays"])
+        code, out, error = command("predict", "ada/film", "--form", "arrays", "--json", *TEXTS)
+        assert code == 0, error
+        assert [json.loads(line)["label"] for line in out.splitlines()] == randout.load(run).predict(TEXTS)
+        asked = len(model_hub.asked)
+        assert command("predict", "ada/film", "--form", "arrays", "--json", *TEXTS)[:2] == (0, out)
+        assert len(model_hub.asked) == asked, "all of it is in the cache"
+        for name, form, message in (
+            ("ada/film", "int8", "--form int8: the export of ada/film has arrays"),
+            ("ada/plain", "int8", "no export on the hub. Add one with: randout push RUN ada/plain --export int8"),
+        ):
+            code, out, error = command("predict", name, "--form", form, *TEXTS)
+            assert (code, out, message in error) == (2, "", True), error
+
+    def test_a_form_that_is_not_cached_offline(
+        self, pushed: Any, model_hub: HubServer, command: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        randout.push(pushed("mnb-count"), "ada/film", export=["arrays"])
+        assert command("predict", "ada/film", *TEXTS)[0] == 0
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        monkeypatch.setattr(library.constants, "HF_HUB_OFFLINE", True)
+        assert command("predict", "ada/film", *TEXTS)[0] == 0
+        code, out, error = command("predict", "ada/film", "--form", "arrays", *TEXTS)
+        assert (code, out) == (2, "")
+        assert "HF_HUB_OFFLINE is set" in error
+
+    def test_abstention(self, pushed: Any, model_hub: HubServer, command: Run) -> None:
+        run = pushed("mnb-count")
+        randout.push(run, "ada/film")
+        code, out, error = command("predict", "ada/film", "--abstain", "coverage=0.5", "--json", *TEXTS)
+        assert code == 0, error
+        assert out == command("predict", run, "--abstain", "coverage=0.5", "--json", *TEXTS)[1]
+
+    def test_columns_of_an_input(self, model_hub: HubServer, tmp_path: Path, command: Run) -> None:
+        table = tmp_path / "data.csv"
+        rows = [f"{'good' if at % 2 else 'bad'} film {at},{'x' if at % 2 else 'y'},{at % 2}" for at in range(80)]
+        table.write_text("\n".join(["text,section,label", *rows]) + "\n")
+        settings = {"data.prefix_columns": ["section"], "classifier.min_df": 1}
+        randout.train(table, student="mnb-count", settings=settings, out=tmp_path / "run", runs=tmp_path)
+        randout.push(tmp_path / "run", "ada/film")
+        made = []
+        for model, out in ((tmp_path / "run", "own.csv"), ("ada/film", "by-name.csv")):
+            code, _, error = command("predict", model, "--file", table, "-o", tmp_path / out)
+            assert code == 0, error
+            made.append((tmp_path / out).read_text())
+        assert made[0] == made[1]
+        code, _, error = command("predict", "ada/film", "a text")
+        assert (code, "this model reads single texts with the field 'section'" in error) == (2, True)
+
+    @pytest.mark.slow
+    def test_label_sets_with_an_export(
+        self, model_hub: HubServer, tiny_model: Any, tmp_path: Path, command: Run
+    ) -> None:
+        pytest.importorskip("onnxscript")
+        settings = {"epochs": 2, "precision": "float32", "refit": False, "data.label_separator": ";"}
+        table, texts = write_label_sets(tmp_path / "data.csv"), toy_label_sets(10, seed=2)[0]
+        options: dict[str, Any] = {"teacher": "none", "settings": settings, "out": tmp_path / "run", "runs": tmp_path}
+        randout.train(table, student=tiny_model("bert"), **options)
+        randout.push(tmp_path / "run", "ada/topics", export=["float32", "int8"])
+        card = model_hub.files("ada/topics")["README.md"].decode()
+        assert "| form | same label set | same labels |" in card
+        randout.export(tmp_path / "run", tmp_path / "export", forms=["float32", "int8"])
+        for form in ("float32", "int8"):
+            asked = ["--form", form, "--json", "--probabilities", *texts]
+            code, out, error = command("predict", "ada/topics", *asked)
+            assert code == 0, error
+            assert out == command("predict", tmp_path / "export", *asked)[1]
+        assert randout.load("ada/topics").predict(texts) == randout.load(tmp_path / "run").predict(texts)
 
 
 @pytest.mark.slow

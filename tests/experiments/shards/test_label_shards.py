@@ -30,6 +30,7 @@ from randout.experiments.run.saved_model import load_classifier
 from randout.experiments.shards.label_shards import ShardRequest, label_shards, prepare
 from randout.storage.shard_record import Manifest
 from support.forked import command as started_command
+from support.label_sets import toy_label_sets, write_label_sets
 from support.shards import fitted_svm, read_all, write_shards
 
 Label = Callable[..., Manifest]
@@ -92,6 +93,43 @@ def test_predictions_have_label_score_and_probabilities(label: Label, svm: Path,
             assert row["label"] == max(shares, key=lambda name: shares[name])
             assert row["score"] == shares[row["label"]]
             assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_label_sets_are_those_of_predict(tmp_path: Path, run: Run) -> None:
+    """Of a multi-label model: the same sets, scores and probabilities, bit for bit; a row without a label is another one."""
+    table = write_label_sets(tmp_path / "data.csv")
+    settings = {"data.label_separator": ";", "classifier.min_df": 1}
+    randout.train(table, student="svm", settings=settings, out=tmp_path / "run", runs=tmp_path)
+    texts: list[str | None] = [*toy_label_sets(40, seed=6)[0]]
+    texts[3], texts[5] = " ", None
+    (tmp_path / "texts").mkdir()
+    pq.write_table(pa.table({"text": texts}), tmp_path / "texts" / "a.parquet", row_group_size=9)
+    code, _, error = run("predict", tmp_path / "run", tmp_path / "texts", "-o", tmp_path / "out", "--probabilities")
+    assert code == 0, error
+    kept = [text for text in texts if text and text.strip()]
+    code, out, error = run("predict", tmp_path / "run", "--json", "--probabilities", *kept)
+    assert code == 0, error
+    rows = pq.read_table(tmp_path / "out" / "a.parquet")
+    assert rows.schema.field("label").type == pa.list_(pa.string())
+    expected = [json.loads(line) for line in out.splitlines()]
+    found = [row for row in rows.to_pylist() if row["skipped"] is None]
+    assert [row["label"] for row in found] == [row["label"] for row in expected]
+    assert {len(row["label"]) for row in found} > {0, 1, 2}
+    assert [row["score"] for row in found] == [row["score"] for row in expected]
+    for name in ("health", "money", "sport"):
+        assert [row[f"probability_{name}"] for row in found] == [row["probabilities"][name] for row in expected]
+    empty = [row for row in rows.to_pylist() if row["skipped"]]
+    assert [(row["row_id"], row["label"], row["score"], row["skipped"]) for row in empty] == [
+        ("a.parquet#4", None, None, "empty"),
+        ("a.parquet#6", None, None, "empty"),
+    ]
+    thresholds = json.loads((tmp_path / "run" / "metrics.json").read_text())["validation"]["thresholds"]
+    settings = json.loads((tmp_path / "out" / "manifest.json").read_text())["settings"]
+    assert settings["thresholds"] == list(thresholds.values())
+    code, _, error = run("soft-labels", tmp_path / "run", tmp_path / "texts", "-o", tmp_path / "soft")
+    assert (code, "no student learns from shards of these yet" in error) == (2, True)
+    code, _, error = run("predict", tmp_path / "run", tmp_path / "texts", "-o", "x", "--abstain", "confidence=0.5")
+    assert (code, "not supported for a model of label sets" in error, Path("x").exists()) == (2, True, False)
 
 
 def test_a_complete_shard_is_not_labelled_again_and_a_lost_one_is(label: Label, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +20,7 @@ from randout.storage.metrics_record import AbstentionScores
 from randout.storage.predictions import read_predictions
 from randout.storage.run_folder import RunFolder
 
-from .saved_model import export_folder, model_folder, run_of
+from .saved_model import export_folder, local_folder, model_folder, run_of, trained_sets
 
 NO_SETS = "not supported for a model of label sets (multi-label), which decides each label by a threshold of its own"
 PICTURE = "coverage-risk.png"  # in a run folder
@@ -33,11 +32,6 @@ class Abstainer:
 
     temperature: float
     threshold: Threshold
-
-    def check_model(self, thresholds: Sequence[float] | None) -> None:
-        """Raise UserError for a model of label sets. thresholds: of its labels; None for one label per text."""
-        if thresholds is not None:
-            raise UserError(f"abstain {self.threshold.target}: {NO_SETS}")
 
     def confidences(self, logits: np.ndarray) -> np.ndarray:
         """Return (n,) the calibrated probability of the predicted class, from logits (n, C)."""
@@ -71,10 +65,13 @@ class Abstainer:
 def abstainer(name: str, asked: str | float, show: Show, where: str = "--abstain") -> Abstainer:
     """Choose the threshold of a model for a target, and report it; a warning if the target is not assured.
 
-    name: a run, a model folder or an export. asked: such as "accuracy=0.95". where: for messages. Raises UserError if the
-    target cannot be reached, or if the model has no validation rows to choose by, unless a confidence is asked for.
+    name: a run, a model folder or an export. asked: such as "accuracy=0.95". where: for messages. Raises UserError for a model
+    of label sets, if the target cannot be reached, or if the model has no validation rows to choose by, unless a confidence is
+    asked for.
     """
     target = parse_target(asked, where)
+    if trained_sets(name) is not None:
+        raise UserError(f"{where} {target}: {NO_SETS}")
     record = find_abstention(name)
     if record is None:
         if target.kind != "confidence":
@@ -100,6 +97,7 @@ def find_abstention(name: str) -> Abstention | None:
 
     A run of an earlier version has no such file: it is computed from the predictions of its validation rows.
     """
+    name = local_folder(name)
     folder = export_folder(name) or model_folder(name)
     found = read_abstention(folder) if folder is not None else None
     run = run_of(name)

@@ -12,7 +12,7 @@ import numpy as np
 
 from randout.core.console import Show
 from randout.core.errors import UserError
-from randout.core.label_sets import JOINED, names_of
+from randout.core.label_sets import Label, names_of
 from randout.core.wording import plural, verb
 from randout.data import archives, columns, dataset, streaming, table_writing, tables, text_fields
 from randout.models import sources
@@ -31,10 +31,10 @@ class LabelledText(NamedTuple):
     """A text with its prediction: one element of each field of `Labelled`."""
 
     text: str
-    label: str | None
+    label: Label | None
     score: float | None
     probabilities: list[float] | None
-    guess: str | None
+    guess: Label | None
     confidence: float | None
 
 
@@ -45,15 +45,15 @@ class Labelled:
     probabilities: by class, in the model's order. guesses, confidences: only of a model that abstains, for every text that
     is not empty; the texts whose confidence is too low have no label and no score.
 
-    Of a model that predicts label sets, a label is a set joined by "; ", which may be empty, and the score is the
-    probability of the set with labels taken as independent. It does not abstain.
+    Of a model that predicts label sets, a label is a list, which may be empty, and the score is the probability of the set
+    with labels taken as independent. It does not abstain.
     """
 
     texts: Sequence[str]
-    labels: list[str | None]
+    labels: list[Label | None]
     scores: list[float | None]
     probabilities: list[list[float] | None]
-    guesses: list[str | None]
+    guesses: list[Label | None]
     confidences: list[float | None]
 
     @property
@@ -78,6 +78,19 @@ def column_names(classes: Sequence[str], abstains: bool = False) -> list[str]:
     return ["label", "score", *(GUESS if abstains else ()), *(f"probability_{name}" for name in classes)]
 
 
+def decided(
+    logits: np.ndarray, names: Sequence[str], thresholds: Sequence[float] | None
+) -> tuple[list[Label], np.ndarray, np.ndarray]:
+    """Return the label of each row of logits (n, C), its probability (n,), and the probabilities (n, C) of all names.
+
+    thresholds: (C,) of a model of label sets, whose labels are lists; None: one label per text.
+    """
+    likely, made = probabilities(logits, thresholds), predicted(logits, thresholds)
+    if thresholds is None:
+        return [names[at] for at in made.tolist()], likely[np.arange(len(made)), made], likely
+    return [*names_of(made, names)], set_probability(likely, made), likely
+
+
 def labelled(
     model: saved_model.LoadedClassifier,
     texts: Sequence[str],
@@ -92,17 +105,10 @@ def labelled(
     if not kept:
         return found
     logits = model.logits([texts[at] for at in kept], advance)
-    likely, made = probabilities(logits, model.thresholds), predicted(logits, model.thresholds)
-    if model.thresholds is None:
-        scores = likely[np.arange(len(made)), made]
-        labels = [model.id2label[label] for label in made.tolist()]
-    else:
-        scores = set_probability(likely, made)
-        labels = [JOINED.join(one) for one in names_of(made, list(model.id2label.values()))]
+    labels, scores, likely = decided(logits, list(model.id2label.values()), model.thresholds)
     for at, label, score, row in zip(kept, labels, scores.tolist(), likely.tolist(), strict=True):
         found.labels[at], found.scores[at], found.probabilities[at] = label, score, row
     if abstain is not None:
-        abstain.check_model(model.thresholds)
         sure = abstain.confidences(logits)
         for at, confidence, accepted in zip(kept, sure.tolist(), abstain.accepts(sure).tolist(), strict=True):
             found.guesses[at], found.confidences[at] = found.labels[at], confidence
@@ -178,7 +184,10 @@ def label_table(request: Request, file: str, out: Path | None, show: Show, bars:
         wanted = column_names(classes, abstain is not None)
         for name in wanted:
             names.append(table_writing.free_name([*blocks.names, *names], name))
-        kinds = {name: str if own in ("label", GUESS[0]) else float for name, own in zip(names, wanted, strict=True)}
+        of_label = str if model.thresholds is None else list
+        kinds = {
+            name: of_label if own in ("label", GUESS[0]) else float for name, own in zip(names, wanted, strict=True)
+        }
         abstained = 0
         with writer.open(kinds) as add, bars.bar("predicting", texts.rows) as advance:
             for block, some in texts:

@@ -65,11 +65,6 @@ class Export:
 def check_export(path: Path, out: Path, forms: Sequence[str]) -> RunFolder:
     """Check what needs no model; returns the run. Raises UserError as `export_run` does."""
     run = check_own_split(path, "validation")
-    if run.record.identity.data.multi_label:
-        raise UserError(
-            f"export: {path} predicts label sets (multi-label), and the script that predicts from an export chooses one label. "
-            f"Load {path / 'model'} with transformers, whose pipeline applies a sigmoid, or with randout.load"
-        )
     check_new_folder(out)
     if unknown := [form for form in forms if form not in FORMS]:
         raise UserError(f"export: --form {unknown[0]}: expected {' or '.join(FORMS)}")
@@ -143,7 +138,7 @@ def _written(run: RunFolder, folder: Path, forms: Sequence[str], fields: TextFie
 
 def _columns(run: RunFolder) -> dict[str, str]:
     found = run.record.identity.data.columns
-    return {what: found[what] for what in ("text", "label") if found.get(what)}
+    return {what: found[what] for what in ("text", "label", "separator") if found.get(what)}
 
 
 def _checks(plan: Plan, run: RunFolder, folder: Path, made: Exported, show: Show) -> tuple[list[Check], dict[str, int]]:
@@ -155,7 +150,7 @@ def _checks(plan: Plan, run: RunFolder, folder: Path, made: Exported, show: Show
 
     dataset, scored = plan.dataset, plan.dataset.split["validation"]
     rows = [*scored, *dataset.split["test"]]
-    texts, labels = [dataset.texts[row] for row in rows], dataset.labels[scored]
+    texts, labels = [dataset.texts[row] for row in rows], dataset.truth(scored)
     refitted = plan.config.train.refit is True
     files.write_record(folder, made)  # for the runtime
     with show.bar("checking the model", len(rows)) as advance:
@@ -168,7 +163,16 @@ def _checks(plan: Plan, run: RunFolder, folder: Path, made: Exported, show: Show
             logits = model.logits(inputs, lambda count: advance(count, ""))
         cut = model.texts_cut
         found.append(
-            checks.compare(form, reference, logits, labels, dataset.groups[scored], len(dataset.names), refitted)
+            checks.compare(
+                form,
+                reference,
+                logits,
+                labels,
+                dataset.groups[scored],
+                len(dataset.names),
+                refitted,
+                thresholds=made.thresholds,
+            )
         )
     if cut:
         show.say(f"truncation: {cut / len(rows):.1%} of the held-out texts are too long and were cut, as in training")

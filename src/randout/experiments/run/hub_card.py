@@ -123,9 +123,10 @@ def _export_lines(repository: str, made: Export | None) -> list[str]:
     """Return the forms of the export, compared with the model, and how they are used without PyTorch."""
     if made is None:
         return []
-    from randout.exports.checks import HEAD
+    from randout.exports.checks import table
 
-    rows: list[Sequence[str]] = [HEAD, ["---"] * len(HEAD), *(check.cells() for check in made.checks)]
+    head, *cells = table(made.checks)
+    rows: list[Sequence[str]] = [head, ["---"] * len(head), *cells]
     files = ", ".join(f"`{file}` ({form})" for form, file in made.record["files"].items())
     lines = ["## Forms for deployment", "", f"{files}, each compared with the model on held-out texts:", ""]
     lines += [f"| {' | '.join(row)} |" for row in rows]

@@ -21,6 +21,7 @@ import numpy as np
 from randout.core.console import Show
 from randout.core.errors import Failure, UserError
 from randout.core.wording import plural, verb
+from randout.data.text_fields import FILE as FIELDS
 from randout.models.folder_checks import BASELINE, EXPORT, OTHER_WEIGHTS
 from randout.models.hub_access import LOGIN, TIMEOUT, explained, is_offline, patiently, token_origin
 from randout.models.hub_snapshots import BASELINE_PARTS, HUB_PARTS
@@ -212,7 +213,7 @@ def _files(run: RunFolder, place: Path, made: Export | None) -> tuple[dict[str, 
         source = find(str(run.path))
         found = [path for path in source.files() if path.suffix in SUFFIXES and not path.is_symlink()]
         record_truncation(place, truncation_of(source))
-    found += [root / ABSTENTION] if (root / ABSTENTION).exists() else []
+    found += [root / name for name in (ABSTENTION, FIELDS) if (root / name).exists()]
     files = {path.relative_to(root).as_posix(): path for path in found}
     inside = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
     kept_back = sorted(inside - files.keys() - {CARD, SEEN_ROWS})

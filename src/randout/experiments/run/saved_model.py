@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from randout.core.errors import UserError
+from randout.core.label_sets import PROBLEM_TYPE
 from randout.data.composed_text import parts_of
 from randout.data.text_fields import NONE, TextFields, read_fields
-from randout.models.folder_checks import EXPORT, is_export
+from randout.models.folder_checks import BASELINE, ENCODER, EXPORT, is_export
+from randout.models.hub_snapshots import add_export
 from randout.models.sources import locate
 from randout.storage.run_folder import ABSTENTION, RunFolder, check_run
 
@@ -48,7 +52,7 @@ def load_classifier(name: str, device: str = "cpu", form: str = "", *, precision
     name: also of a model in a cache or on the hub. Texts are truncated as in training. form: of an export; empty: its
     default. precision: in which an encoder or a decoder computes, and a decoder holds its weights.
     """
-    name = local_folder(name)
+    name = local_folder(name, form)
     if exported := export_folder(name, form):
         return _load_export(exported, form)
     if form:
@@ -90,7 +94,7 @@ def load_on_device(name: str, device: str, command: str, form: str = "") -> Load
     """
     if device != "auto" and not is_path(name):
         device_of(device, command)  # a mistake in it is reported before a download
-    name = local_folder(name)
+    name = local_folder(name, form)
     if export_folder(name, form):
         if device not in ("auto", "cpu"):
             raise UserError(f"{command}: --device {device}: an export runs on the CPU")
@@ -126,7 +130,7 @@ def fingerprint(name: str, form: str = "") -> str:
     Raises UserError if there is no such classifier.
     """
     total = hashlib.sha256()
-    name = local_folder(name)
+    name = local_folder(name, form)
     folder = export_folder(name, form) or baseline_folder(name)
     if folder is not None:
         for path in sorted(folder.iterdir()):
@@ -145,12 +149,18 @@ def fingerprint(name: str, form: str = "") -> str:
     return total.hexdigest()
 
 
-def local_folder(name: str) -> str:
+def local_folder(name: str, form: str = "") -> str:
     """Return the path that a classifier's name is, or the folder of the model that it names in a cache or on the hub.
 
-    Such a model is downloaded if necessary. Raises UserError if there is none, and Failure if the hub cannot be reached.
+    Such a model is downloaded if necessary, and with `form` that form of its export. Raises UserError if there is none, and
+    Failure if the hub cannot be reached.
     """
-    return name if is_path(name) else str(locate(name).folder)
+    if is_path(name):
+        return name
+    source = locate(name)
+    if form and source.revision:
+        add_export(source.name, source.revision, form, name)
+    return str(source.folder)
 
 
 def is_path(name: str) -> bool:
@@ -170,6 +180,7 @@ def trained_columns(name: str) -> dict[str, str]:
 
     name: a run's folder, its model folder, or its export.
     """
+    name = local_folder(name)
     if exported := export_folder(name):
         return _export_record(exported).get("columns", {})
     run = run_of(name)
@@ -181,9 +192,23 @@ def trained_columns(name: str) -> dict[str, str]:
 
 
 def trained_sets(name: str) -> list[str] | None:
-    """Return the labels of a run that predicts label sets (multi-label), in order; None for any other classifier."""
-    run = run_of(name)
-    return run.labels if run is not None and run.record.identity.data.multi_label else None
+    """Return the labels of a classifier that predicts label sets (multi-label), in order; None for one label per text.
+
+    name: as of `load_classifier`. Its files are read, and no weights.
+    """
+    name = local_folder(name)
+    if exported := export_folder(name):
+        record = _export_record(exported)
+        return record["labels"] if "thresholds" in record else None
+    folder = model_folder(name) or Path()
+    for file in (BASELINE, "config.json", f"{ENCODER}/config.json"):
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # reported when it is loaded
+            record = json.loads((folder / file).read_text(encoding="utf-8"))
+            if file == BASELINE:
+                return record["labels"] if "thresholds" in record else None
+            names = record.get("id2label") or {}
+            return [names[at] for at in sorted(names, key=int)] if record.get("problem_type") == PROBLEM_TYPE else None
+    return None
 
 
 def fields_of(name: str, pair: str | None = None) -> TextFields:
@@ -192,6 +217,7 @@ def fields_of(name: str, pair: str | None = None) -> TextFields:
     name: a run's folder, its model folder, an export, or any other classifier. pair: the column of second texts that a command
     names; None: as in training. Raises UserError for a damaged record, and for pairs if the run was trained on single texts.
     """
+    name = local_folder(name)
     if exported := export_folder(name):
         found = TextFields.model_validate(_export_record(exported).get("fields") or {})
     else:
@@ -282,7 +308,8 @@ def _load_export(folder: Path, form: str) -> LoadedClassifier:
     def logits(texts: Sequence[str], progress: Progress) -> np.ndarray:
         return model.logits([for_export(text, fields) for text in texts], progress)
 
-    return LoadedClassifier(dict(enumerate(record["labels"])), logits, fields=fields)
+    limits = None if model.thresholds is None else tuple(model.thresholds.tolist())
+    return LoadedClassifier(dict(enumerate(record["labels"])), logits, limits, fields)
 
 
 def for_export(text: str, fields: TextFields) -> runtime.Text:

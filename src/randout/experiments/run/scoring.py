@@ -15,7 +15,6 @@ import numpy as np
 
 from randout.core.console import Show
 from randout.core.errors import UserError
-from randout.core.label_sets import JOINED, names_of
 from randout.core.wording import WARNING, plural, verb
 from randout.data import dataset as data
 from randout.data import table_writing, tables
@@ -24,9 +23,8 @@ from randout.data.labels import UnknownLabel
 from randout.data.row_hashes import row_hashes
 from randout.reporting import run_pictures
 from randout.stats import diagnostics
-from randout.stats.label_set_scores import set_probability
 from randout.stats.paired import Comparison, compare_models
-from randout.stats.targets import predicted, probabilities, score
+from randout.stats.targets import score
 from randout.storage import run_folder
 from randout.storage.metrics_record import Leaks, Metrics, Scores, TestRows
 from randout.storage.predictions import Predictions, read_predictions, write_predictions
@@ -35,7 +33,7 @@ from randout.storage.seen_rows import SeenRows, in_words, merged, read_seen, see
 
 from . import leaks
 from .abstention import Abstainer, abstainer
-from .batch_prediction import GUESS
+from .batch_prediction import GUESS, decided
 from .model_card import update_card, update_openings
 from .plan import Plan, RowLogits
 from .reload import reload_plan
@@ -265,7 +263,6 @@ def score_file(
     if test_rows is not None:
         scores.test_rows = test_rows
     if abstain is not None:
-        abstain.check_model(saved.thresholds)
         scores.abstention = abstain.scores(found.labels, logits, found.groups)
     if write is not None:
         write(_prediction_columns(found, logits, names, request.probabilities, saved.thresholds, abstain))
@@ -353,7 +350,7 @@ def _prediction_columns(
 
     With `abstain`, rows below its confidence have no prediction and no score.
     """
-    shares, made = probabilities(logits, thresholds), predicted(logits, thresholds)
+    guesses, likely, shares = decided(logits, names, thresholds)
     columns: dict[str, list[Any]] = {}
 
     def add(name: str, values: list[Any]) -> None:
@@ -362,17 +359,12 @@ def _prediction_columns(
             spread[row] = value
         columns[table_writing.free_name([*found.table.columns, *columns], name)] = spread
 
-    if thresholds is not None:
-        add("prediction", [JOINED.join(labels) for labels in names_of(made, names)])
-        add("score", set_probability(shares, made).tolist())
-    else:
-        guesses, scores = [names[at] for at in made.tolist()], shares.max(1).tolist()
-        sure = np.ones(len(guesses)) if abstain is None else abstain.confidences(logits)
-        kept = (np.ones(len(guesses), bool) if abstain is None else abstain.accepts(sure)).tolist()
-        add("prediction", [guess if accepted else None for guess, accepted in zip(guesses, kept, strict=True)])
-        add("score", [score if accepted else None for score, accepted in zip(scores, kept, strict=True)])
-        for name, values in zip(GUESS, (guesses, sure.tolist()), strict=True) if abstain is not None else ():
-            add(name, values)
+    sure = np.ones(len(guesses)) if abstain is None else abstain.confidences(logits)
+    kept = (np.ones(len(guesses), bool) if abstain is None else abstain.accepts(sure)).tolist()
+    add("prediction", [guess if accepted else None for guess, accepted in zip(guesses, kept, strict=True)])
+    add("score", [score if accepted else None for score, accepted in zip(likely.tolist(), kept, strict=True)])
+    for name, values in zip(GUESS, (guesses, sure.tolist()), strict=True) if abstain is not None else ():
+        add(name, values)
     for at, name in enumerate(names if every else []):
         add(f"probability_{name}", shares[:, at].tolist())
     return columns

@@ -152,10 +152,10 @@ def prepare(request: ShardRequest, options: Options) -> tuple[Task, LoadedClassi
     fingerprint = saved_model.fingerprint(request.model, request.form)
     device = "cpu" if shared else request.device
     model = saved_model.load_on_device(request.model, device, request.kind, request.form)
-    if model.thresholds is not None:
+    if model.thresholds is not None and request.kind == "soft-labels":
         raise UserError(
-            f"{request.kind}: {request.model} predicts label sets (multi-label), and labelled shards hold one label for each "
-            "text. Use randout predict --file TABLE, one file at a time"
+            f"soft-labels: {request.model} predicts label sets (multi-label), and no student learns from shards of these yet. "
+            "Use train --teacher MODEL --unlabeled TABLE instead, or label the texts: randout predict MODEL TEXTS -o FOLDER"
         )
     classes = [str(name) for name in model.id2label.values()]
     _check_names(request, identifier, classes)
@@ -170,6 +170,7 @@ def prepare(request: ShardRequest, options: Options) -> tuple[Task, LoadedClassi
         deduplicate=request.deduplicate,
         held_out=held,
         abstention=abstention,
+        thresholds=None if model.thresholds is None else list(model.thresholds),
     )
     place = resolved_place(request.model, Path.cwd())
     record = LabellingTask(

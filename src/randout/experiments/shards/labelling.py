@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from randout.core.files import replacing
 from randout.data.row_hashes import Hashes, row_hashes
 from randout.data.shards import Part, Shard, arrow_of, blocks_of_part, parts_of, without_rows
-from randout.experiments.run.batch_prediction import GUESS
+from randout.experiments.run.batch_prediction import GUESS, decided
 from randout.experiments.run.saved_model import LoadedClassifier
 from randout.stats.coverage import confidences
-from randout.stats.metrics import log_probabilities
 from randout.storage.record import parsed
 from randout.storage.shard_record import METADATA, LabellingSettings, ManifestEntry, ShardRecord
 
@@ -127,8 +126,8 @@ def labelled_table(
     """Return the rows of a labelled shard as an Arrow table.
 
     block: the Arrow table with the column of ids. first: row of the shard, from 0. logits: (n, C); rows that are skipped
-    get nulls; of a model that abstains, rows below its confidence too, but for best guess and confidence. The row ids are
-    those of the id column, or the shard's name and the row's number, counted from 1.
+    get nulls; of a model that abstains, rows below its confidence too, but for best guess and confidence. A label set is a list
+    of strings. The row ids are those of the id column, or the shard's name and the row's number, counted from 1.
     """
     import pyarrow as pa
 
@@ -142,18 +141,22 @@ def labelled_table(
         for at, name in enumerate(settings.classes):
             columns[f"logit_{name}"] = pa.array(logits[:, at], pa.float32(), mask=none)
     else:
-        probabilities = np.exp(log_probabilities(logits)).astype(np.float32)
-        best = np.where(none, 0, np.nan_to_num(probabilities).argmax(1))
-        score, names = probabilities[np.arange(len(best)), best], np.array(settings.classes, object)[best]
+        rows = np.flatnonzero(~none)
+        made, likely, shares = decided(logits[rows], settings.classes, settings.thresholds)
+        kind, names = pa.string() if settings.thresholds is None else pa.list_(pa.string()), np.full(len(none), None)
+        score, probabilities = np.zeros(len(none), np.float32), np.zeros(logits.shape, np.float32)
+        score[rows], probabilities[rows] = likely, shares
+        for row, label in zip(rows.tolist(), made, strict=True):
+            names[row] = label
         without, guesses = none, {}
         if settings.abstention is not None:
             temperature, least = settings.abstention
             sure = confidences(logits, temperature)
             without = none | (np.nan_to_num(sure) < least)
             skipped = np.where(without & ~none, ABSTAINED, skipped.astype(object))
-            made = (pa.array(names, pa.string(), mask=none), pa.array(sure.astype(np.float32), pa.float32(), mask=none))
-            guesses = dict(zip(GUESS, made, strict=True))
-        columns["label"] = pa.array(names, pa.string(), mask=without)
+            known = (pa.array(names, kind, mask=none), pa.array(sure.astype(np.float32), pa.float32(), mask=none))
+            guesses = dict(zip(GUESS, known, strict=True))
+        columns["label"] = pa.array(names, kind, mask=without)
         columns["score"] = pa.array(score, pa.float32(), mask=without)
         columns |= guesses
         for at, name in enumerate(settings.classes if settings.probabilities else ()):
