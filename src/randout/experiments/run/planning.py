@@ -229,8 +229,9 @@ def _suitable_methods(
 ) -> tuple[Method, ...]:
     """Return the methods that suit the number of labelled rows and, unless they are required, the kind of target."""
     if dataset.sets is not None and not required:
-        if out := [method.name for method in methods if not takes_label_sets(method)]:
-            notes.append(f"methods: {', '.join(out)} left out: not supported for multi-label data")
+        for method in (one for one in methods if not takes_label_sets(one)):
+            why = f": {method.no_label_sets}" if method.no_label_sets else ""
+            notes.append(f"methods: {method.name} left out: not supported for multi-label data{why}")
         methods = tuple(method for method in methods if takes_label_sets(method))
     labelled = len(dataset.split["train"])
     if out := [method.name for method in methods if not method.suits(labelled)]:
