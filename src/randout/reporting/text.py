@@ -227,7 +227,7 @@ def choice_lines(choice: StudentChoice) -> list[str]:
     if choice.by == "cross-validation":
         where = f"{choice.rows:,} training rows, by cross-validation"
     scores = [f"{one.name} {one.score:.2%}" for one in (encoder, words)]
-    metric = diagnostics.title(choice.metric).lower()
+    metric = diagnostics.metric_name(choice.metric)
     lines = [f"student chosen on {where} (test rows not used): {metric} of {' and '.join(scores)}"]
     text = f"{words.name} minus {encoder.name}: {100 * choice.difference:+.2f} points"
     if choice.low90 is not None and choice.high90 is not None:

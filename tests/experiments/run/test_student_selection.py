@@ -34,7 +34,7 @@ def judged(encoder: float, words: float, rows: int, groups: int | None = None, o
         return np.roll(wrong, shift).astype(np.int64)
 
     owner = np.arange(rows) % (groups or rows)
-    dataset = SimpleNamespace(labels=labels, groups=owner, id2label={0: "a", 1: "b"})
+    dataset = SimpleNamespace(truth=lambda at: labels[at], groups=owner, id2label={0: "a", 1: "b"})
     config = SimpleNamespace(train=SimpleNamespace(metric="accuracy"), student=SimpleNamespace(alternative="svm"))
     plan: Any = SimpleNamespace(dataset=dataset, config=config, student=SimpleNamespace(label="mini"))
     both = {ENCODER: made(encoder, 0), BAG_OF_WORDS: made(words, 0 if overlap else rows // 2)}
