@@ -28,7 +28,7 @@ from randout.experiments.run.planning import make
 from randout.experiments.run.reload import reload_plan
 from randout.methods.builtin import METHODS
 from randout.models.label_thresholds import KEY
-from randout.reporting.text import choice_lines
+from randout.reporting.text import choice_lines, score_lines
 from randout.storage.predictions import read_predictions
 from randout.storage.run_folder import RunFolder
 from randout.storage.study_folder import read_record
@@ -195,6 +195,21 @@ def test_what_is_not_supported_is_refused_with_the_reason(
         randout.train(
             data, student=student, teacher="none", preset="plain", settings=plain | changes, runs=tmp_path / "runs"
         )
+
+
+def test_thresholds_after_a_refit_are_said_to_be_those_of_the_model_before(
+    place: Path, tiny_model: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = randout.train(
+        str(place / "data.csv"), student=str(tiny_model("bert")), teacher="none", preset="plain", runs=tmp_path,
+        settings=SETTINGS | {"epochs": 1, "refit": True}, quiet=False,
+    )  # fmt: skip
+    scores = done.run.metrics.validation
+    assert json.loads((done.run.model / "config.json").read_text())[KEY] == scores.thresholds
+    lines = score_lines(scores, dict(enumerate(LABELS)), "validation")
+    assert any("the refitted model keeps them" in line for line in lines)
+    assert "by the same training without them" in (done.run.model / "README.md").read_text()
+    assert "the thresholds stay those of the model before" in capsys.readouterr().err
 
 
 def soft_rows(teacher: RunFolder, texts: list[str]) -> list[dict[str, str]]:

@@ -157,7 +157,10 @@ def _set_lines(scores: Scores, split: str) -> list[str]:
     counts = scores.labels_per_row
     lines = [f"labels per row: {counts['true']:.2f} true, {counts['predicted']:.2f} predicted"]
     if split == "validation":
-        lines.append("the thresholds were chosen on these rows for F1, so these scores are optimistic")
+        kept = (
+            "; the refitted model keeps them, as rows that it has learned cannot choose its own" * scores.before_refit
+        )
+        lines.append(f"the thresholds were chosen on these rows for F1, so these scores are optimistic{kept}")
     return lines
 
 
