@@ -133,7 +133,8 @@ def _of_labels(
     notes = []
     if others:
         are, labels = verb(len(others), "is", "are"), verb(len(others), "it is no label", "they are no labels")
-        notes.append(f"{', '.join(map(repr, others[:5]))} {are} not used: {labels} of the data")
+        more = f" and {len(others) - 5:,} more" if len(others) > 5 else ""
+        notes.append(f"{', '.join(map(repr, others[:5]))}{more} {are} not used: {labels} of the data")
     return values[:, [places.index(at) for at in range(len(known.names))]], notes
 
 
