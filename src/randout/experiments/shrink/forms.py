@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -191,7 +192,7 @@ def _written_export(
                 shutil.copyfile(place / SEEN_ROWS, made / SEEN_ROWS)
     record = runtime.read_record(folder)
     forms = [_described(model, form, trimmed, folder, study, source) for form in record["files"]]
-    scored = {one.form: _score(one, model, study, held, show) for one in forms}
+    scored: dict[str, Predictions] = {one.form: _score(one, model, study, held, show) for one in forms}
     if not record["checks"]:
         _add_checks(model, folder, held, scored, reference)
     return forms
@@ -202,21 +203,14 @@ def _add_checks(
 ) -> None:
     """Compare the forms of an export with the model on the validation rows, and write the record and its page."""
     record = runtime.read_record(folder)
-    stored = record.get("thresholds")
-    limits = {} if stored is None else {"thresholds": tuple(stored[name] for name in record["labels"])}
+    stored: dict[str, float] | None = record.get("thresholds")
+    limits: dict[str, Any] = {} if stored is None else {"thresholds": tuple(stored[name] for name in record["labels"])}
     made = files.Exported(record["labels"], record["files"], record["reader"], held.dataset.fields, **limits)
-    found = [
-        checks.compare(
-            form,
-            one.logits if reference is None else reference,
-            one.logits,
-            held.labels,
-            held.groups,
-            len(held.dataset.names),
-            **({} if one.thresholds is None else {"thresholds": one.thresholds}),
-        )
-        for form, one in scored.items()
-    ]
+    found = []
+    for form, one in scored.items():
+        own: dict[str, Any] = {} if one.thresholds is None else {"thresholds": one.thresholds}
+        before, every = one.logits if reference is None else reference, len(held.dataset.names)
+        found.append(checks.compare(form, before, one.logits, held.labels, held.groups, every, **own))
     files.write_pages(folder, made, model.rung.name, found)
     files.write_record(folder, made, found, {"rows": len(held.rows)})
 
