@@ -44,7 +44,7 @@ def floored(p: list[float]) -> np.ndarray:
 
 
 def equal(found: SoftLabels, *expected: list[float]) -> None:
-    np.testing.assert_allclose(found.log_probabilities, [floored(p) for p in expected], rtol=1e-12)
+    np.testing.assert_allclose(found.logits, [floored(p) for p in expected], rtol=1e-12)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
@@ -81,9 +81,9 @@ def test_logits(tmp_path: Path) -> None:
 def test_a_label_with_a_confidence(tmp_path: Path) -> None:
     rows = [{"text": "a", "label": "good", "confidence": 0.8}, {"text": "b", "label": "BAD", "confidence": 0.5}]
     found = read(tmp_path, [*rows, {"text": "c", "label": "no idea", "confidence": 0.9}])
-    np.testing.assert_allclose(found.log_probabilities[0], floored([0.1, 0.8, 0.1]))
-    np.testing.assert_allclose(found.log_probabilities[1], floored([0.5, 0.25, 0.25]))
-    assert np.isnan(found.log_probabilities[2]).all()
+    np.testing.assert_allclose(found.logits[0], floored([0.1, 0.8, 0.1]))
+    np.testing.assert_allclose(found.logits[1], floored([0.5, 0.25, 0.25]))
+    assert np.isnan(found.logits[2]).all()
     assert found.lost.tolist() == [0, 0, 1]
     assert found.unknown == {"no idea": 1}
 
@@ -96,8 +96,8 @@ def test_predictions_of_randout_take_precedence_over_gold_labels(tmp_path: Path)
 
 def test_labels_alone(tmp_path: Path) -> None:
     found = read(tmp_path, [{"text": "a", "label": "good"}, {"text": "b", "label": ""}], ".jsonl")
-    np.testing.assert_allclose(found.log_probabilities[0], floored([0, 1, 0]))
-    assert np.isnan(found.log_probabilities[1]).all()
+    np.testing.assert_allclose(found.logits[0], floored([0, 1, 0]))
+    assert np.isnan(found.logits[1]).all()
     assert found.form == "labels alone (label)"
 
 
@@ -140,8 +140,8 @@ def test_several_annotators_in_columns(tmp_path: Path) -> None:
     rows = [("a", "good", "good", "bad"), ("b", "so so", "", ""), ("c", "", "", ""), ("d", "good", "??", "")]
     found = read(tmp_path, [dict(zip(head, row, strict=True)) for row in rows])
     expected = [shares(1, 2, 0), shares(0, 0, 1), shares(0, 1, 0)]
-    np.testing.assert_allclose(found.log_probabilities[[0, 1, 3]], [floored(p) for p in expected])
-    assert np.isnan(found.log_probabilities[2]).all()
+    np.testing.assert_allclose(found.logits[[0, 1, 3]], [floored(p) for p in expected])
+    assert np.isnan(found.logits[2]).all()
     assert found.lost.tolist() == [0, 0, 0, 0.5]
     assert "1 to 3 votes per text" in found.form
 
@@ -153,7 +153,7 @@ def test_several_annotators_in_rows_and_in_lists_give_the_same(tmp_path: Path) -
     equal(found, shares(1, 2, 0), shares(1, 0, 0))
     assert found.keys == ["a", "b"]
     listed = [{"text": "a", "votes": ["good", "good", "bad"]}, {"text": "b", "votes": ["bad"]}]
-    np.testing.assert_array_equal(read(tmp_path, listed, ".jsonl").log_probabilities, found.log_probabilities)
+    np.testing.assert_array_equal(read(tmp_path, listed, ".jsonl").logits, found.logits)
 
 
 def test_ids_are_the_same_in_every_format(tmp_path: Path) -> None:

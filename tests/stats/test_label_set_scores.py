@@ -53,20 +53,38 @@ def test_two_empty_sets_agree() -> None:
     assert row_f1(truth, made).tolist() == pytest.approx([1.0, 0.0, 2 / 3])
 
 
-def test_thresholds_reach_the_best_f1_of_all() -> None:
+def f1_above(limit: float, has: np.ndarray, p: np.ndarray) -> float:
+    made = p > limit
+    return float(2 * (made & has).sum() / max(made.sum() + has.sum(), 1))
+
+
+def test_the_threshold_of_one_label_reaches_the_best_f1_of_all() -> None:
     truth, logits = example(60, seed=3)
-    found = tuned_thresholds(truth, logits)
-    for has, p, limit in zip(truth.T, sigmoid(logits).T, found, strict=True):
+    for has, z in zip(truth.T, logits.T, strict=True):
+        (limit,) = tuned_thresholds(has[:, None], z[:, None])
+        p = sigmoid(z)
+        assert f1_above(limit, has, p) == pytest.approx(max(f1_above(at, has, p) for at in [0.0, *p.tolist()]))
 
-        def f1(at: float, has: np.ndarray = has, p: np.ndarray = p) -> float:
-            made = p > at
-            return float(2 * (made & has).sum() / max(made.sum() + has.sum(), 1))
 
-        assert f1(limit) == pytest.approx(max(f1(at) for at in [0.0, *p.tolist()]))
+def test_a_label_with_few_rows_has_about_the_common_threshold() -> None:
+    """(n_c t_c + 5 t) / (n_c + 5): t_c of the label alone, t of all decisions together, where F1 is micro F1."""
+    truth, logits = example(60, seed=3)
+    truth[3:, 0] = False
+    (common,) = tuned_thresholds(truth.reshape(-1, 1), logits.reshape(-1, 1))
+    p = sigmoid(logits)
+    best = max(f1_above(at, truth.ravel(), p.ravel()) for at in [0.0, *p.ravel().tolist()])
+    assert f1_above(common, truth.ravel(), p.ravel()) == pytest.approx(best)
+    for at, limit in enumerate(tuned_thresholds(truth, logits)):
+        (own,) = tuned_thresholds(truth[:, [at]], logits[:, [at]])
+        rows = truth[:, at].sum()
+        assert limit == pytest.approx((rows * own + 5 * common) / (rows + 5))
+    truth[:, 0] = False
+    (common,) = tuned_thresholds(truth.reshape(-1, 1), logits.reshape(-1, 1))
+    assert tuned_thresholds(truth, logits)[0] == common
 
 
 def test_thresholds_stay_at_one_half_without_a_reason() -> None:
-    logits = np.array([[3.0, 1.0], [2.0, -1.0], [-3.0, -2.0]])
+    logits = np.array([[3.0, -1.0], [2.0, -1.0], [-3.0, -2.0]])
     truth = np.array([[1, 0], [1, 0], [0, 0]]).astype(bool)
     assert tuned_thresholds(truth, logits) == (0.5, 0.5)
 

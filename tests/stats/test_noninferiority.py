@@ -95,3 +95,25 @@ def test_the_rows_that_show_a_difference_are_those_of_a_two_sided_test() -> None
     needed = rows_to_differ(100, 0.04, -0.05)
     assert needed == math.ceil(100 * 0.04**2 * (norm.ppf(0.975) + norm.ppf(0.8)) ** 2 / 0.05**2)
     assert rows_to_differ(100, 0.04, 0.0) is None
+
+
+def test_label_sets_are_compared_by_the_mean_f1_of_rows() -> None:
+    """F1 of a row: 2 |T & P| / (|T| + |P|), 1 for two empty sets."""
+    rng = np.random.default_rng(0)
+    labels, first = rng.random((400, 4)) < 0.4, rng.random((400, 4)) < 0.4
+    second = np.where(rng.random((400, 4)) < 0.7, labels, first)
+
+    def mean_f1(made: np.ndarray) -> float:
+        each = [
+            2 * (t & p).sum() / (t.sum() + p.sum()) if t.any() or p.any() else 1.0
+            for t, p in zip(labels, made, strict=True)
+        ]
+        return float(np.mean(each))
+
+    found = not_worse(labels, first, second, np.arange(400), 4, 0.05)
+    assert found.estimate == pytest.approx(mean_f1(second) - mean_f1(first))
+    assert found.verdict == "confirmed"
+    seeds = not_worse(labels, first, np.stack([second, first]), np.arange(400), 4, 0.05)
+    assert seeds.estimate == pytest.approx(found.estimate / 2)
+    assert 0 < found.disagreement < 1
+    assert not_worse(labels, second, second, np.arange(400), 4, 0.05).disagreement == 0

@@ -426,6 +426,15 @@ def test_secondary_tests_are_those_of_the_table():
         assert row.secondary == expected
 
 
+def test_mcnemar_of_label_sets_counts_whole_sets():
+    rng = np.random.default_rng(0)
+    labels = rng.random((80, 3)) < 0.4
+    made = {name: (labels ^ (rng.random((80, 3)) < share))[None] for name, share in (("plain", 0.2), ("other", 0.1))}
+    _, row = compare_methods(made, labels, np.arange(80), "plain", 3)
+    right = [(made[name] == labels).all(-1) for name in ("other", "plain")]
+    assert row.secondary == {"McNemar (whole sets)": mcnemar_over_seeds(*right, np.arange(80), 0.05)}
+
+
 @pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
 def test_a_difference_is_the_same_whatever_other_arms_there_are(metric):
     made, labels, groups = arms(3, rows=300)

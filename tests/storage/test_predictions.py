@@ -13,6 +13,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from randout.core.errors import UserError
+from randout.storage.abstention_record import abstention_of
 from randout.storage.predictions import Predictions, read_predictions, write_predictions
 
 NAMES = ["no", "yes"]
@@ -90,3 +91,13 @@ def test_labels_that_the_model_has_not_learnt_come_back_after_its_classes(path: 
     assert found.logits.shape == (3, 2)
     with pytest.raises(UserError, match="cannot be read as predictions of this run"):  # a prediction is always a class
         read_predictions(path, ["no", "maybe"])
+
+
+def test_predictions_without_a_known_label_have_a_record_of_abstention() -> None:
+    """Rows whose labels no training row had are wrong, and there is nothing to fit a temperature on."""
+    groups = np.arange(12)
+    found = Predictions(
+        ["a", "b", "new"], [str(at) for at in groups], groups, np.full(12, 2), np.eye(2)[groups % 2], None
+    )
+    record = abstention_of(found)
+    assert (record.temperature, record.fitted, record.rows, record.wrong) == (1.0, False, 12, 12)

@@ -16,7 +16,7 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,22 +61,22 @@ class SoftLabels:
     """Soft labels by key (the text or the id of a row), m keys and C classes.
 
     form: in words, with the columns. keys: distinct, in the order of the file. rows: number of the (first) row of each.
-    log_probabilities: (m, C), floored; NaN for a key without a usable value. lost: (m,) share of the probability (of the
-    votes) that was on answers other than the classes, before it was divided among these. unknown: such answers with
-    their total, largest first. notes: what was changed or left out.
+    logits: (m, C), floored log-probabilities, or for label sets log-odds; NaN for a key without a usable value. lost: (m,)
+    share of the probability (of the votes, of the labels) that was on answers other than the classes. unknown: such answers
+    with their total, largest first. notes: what was changed or left out.
     """
 
     form: str
     keys: list[str]
     rows: list[int]
-    log_probabilities: Floats
+    logits: Floats
     lost: Floats
     unknown: dict[str, float]
     notes: list[str]
 
 
 @dataclass
-class _Classes:
+class Classes:
     """Finds classes by the spelling in the file: exactly, else ignoring case, spaces, hyphens and underscores."""
 
     names: Sequence[str]
@@ -119,7 +119,7 @@ def _class_key(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Rows:
+class SoftRows:
     """What a form gives: p (n, C) for each row of the file, NaN where there is none, and lost (n,) as in `SoftLabels`."""
 
     form: str
@@ -143,31 +143,41 @@ def read_soft_labels(table: Table, classes: Sequence[str], key: str, label: str 
     key: the column by which rows are joined. label: the name of the dataset's label column. Raises UserError with file,
     row and column for a form that is not clear, and for a value that cannot be used.
     """
-    known = _Classes(classes)
+    known = Classes(classes)
     keys = [key_of(value) for value in table.columns[key]]
-    lower = {name.lower(): name for name in table.columns if name != key}
-    wide = {
-        prefixes: [name for name in table.columns if name != key and name.lower().startswith(prefixes)]
+    lower = names_by_lower(table, key)
+    probabilities, logits = prefixed_columns(table, key)
+    if probabilities:
+        found = _probabilities(table, probabilities, known)
+    elif logits:
+        found = _logits(table, logits, known)
+    elif logprobs := first(lower, LOGPROBS_NAMES):
+        found = _top_logprobs(table, logprobs, known)
+    else:
+        found = _labels(table, lower, keys, known, label)
+    return by_key(table, key, keys, found, known, floored_log)
+
+
+def names_by_lower(table: Table, key: str) -> dict[str, str]:
+    """Return the columns of a file other than its key, by their name in lower case."""
+    return {name.lower(): name for name in table.columns if name != key}
+
+
+def prefixed_columns(table: Table, key: str) -> tuple[list[str], list[str]]:
+    """Return the columns of probabilities and those of logits. Raises UserError if there are both."""
+    probabilities, logits = (
+        [name for name in table.columns if name != key and name.lower().startswith(prefixes)]
         for prefixes in (PROBABILITY_PREFIXES, LOGIT_PREFIXES)
-    }
-    probabilities, logits = wide.values()
+    )
     if probabilities and logits:
         raise UserError(
             f"{table.name}: has both probabilities ({probabilities[0]!r}) and logits ({logits[0]!r}); remove the columns of "
             "one of them"
         )
-    if probabilities:
-        found = _probabilities(table, probabilities, known)
-    elif logits:
-        found = _logits(table, logits, known)
-    elif logprobs := _first(lower, LOGPROBS_NAMES):
-        found = _top_logprobs(table, logprobs, known)
-    else:
-        found = _labels(table, lower, keys, known, label)
-    return _by_key(table, key, keys, found, known)
+    return probabilities, logits
 
 
-def _first(lower: dict[str, str], names: Iterable[str]) -> str:
+def first(lower: dict[str, str], names: Iterable[str]) -> str:
     return next((lower[name] for name in names if name in lower), "")
 
 
@@ -178,14 +188,21 @@ def floored_log(p: Floats) -> Floats:
     return found
 
 
-def _by_key(table: Table, key: str, keys: Sequence[str | None], found: _Rows, known: _Classes) -> SoftLabels:
-    """Return one row per key. Raises UserError if two rows of the same key differ."""
-    first: dict[str, int] = {}
+def by_key(
+    table: Table,
+    key: str,
+    keys: Sequence[str | None],
+    found: SoftRows,
+    known: Classes,
+    to_logits: Callable[[Floats], Floats],
+) -> SoftLabels:
+    """Return one row per key. to_logits: of probabilities (m, C). Raises UserError if two rows of the same key differ."""
+    earliest: dict[str, int] = {}
     again = 0
     for at, one in enumerate(keys):
         if one is None:
             continue
-        if (before := first.setdefault(one, at)) != at:
+        if (before := earliest.setdefault(one, at)) != at:
             again += 1
             if not np.array_equal(found.p[before], found.p[at], equal_nan=True):
                 raise UserError(
@@ -199,13 +216,13 @@ def _by_key(table: Table, key: str, keys: Sequence[str | None], found: _Rows, kn
         notes.append(
             f"{plural(again, 'row')} {verb(again, 'repeats', 'repeat')} the {key!r} of an earlier one, with equal values"
         )
-    places = list(first.values())
+    places = list(earliest.values())
     unknown = dict(sorted(known.unknown.items(), key=lambda one: -one[1]))
     return SoftLabels(
         found.form,
-        list(first),
+        list(earliest),
         [row + 1 for row in places],
-        floored_log(found.p[places]),
+        to_logits(found.p[places]),
         found.lost[places],
         unknown,
         notes,
@@ -215,7 +232,7 @@ def _by_key(table: Table, key: str, keys: Sequence[str | None], found: _Rows, kn
 _LONG_HINT = ", or, if several annotators labelled it, add a column 'annotator' that names them"
 
 
-def _class_notes(table: Table, known: _Classes) -> list[str]:
+def _class_notes(table: Table, known: Classes) -> list[str]:
     notes = []
     for spellings, how in ((known.respelled, "that differ only in spelling"), (known.begun, "that they begin")):
         if spellings:
@@ -243,7 +260,7 @@ def _numbers(table: Table, column: str) -> Floats:
     return np.array([_number(table, row, column, value) for row, value in enumerate(table.columns[column])])
 
 
-def _class_columns(table: Table, columns: Sequence[str], known: _Classes) -> tuple[Floats, list[int | None]]:
+def class_columns(table: Table, columns: Sequence[str], known: Classes) -> tuple[Floats, list[int | None]]:
     """Return the values (n, K) of one column per class, and the class of each column; None for other answers.
 
     A row has all values or none. Raises UserError for a class without a column, or with two.
@@ -271,7 +288,7 @@ def _class_columns(table: Table, columns: Sequence[str], known: _Classes) -> tup
 
 
 def _without_others(
-    columns: Sequence[str], p: Floats, places: Sequence[int | None], known: _Classes
+    columns: Sequence[str], p: Floats, places: Sequence[int | None], known: Classes
 ) -> tuple[Floats, Floats]:
     """Drop columns that are no class from p (n, K): returns p (n, C), and the lost share (n,) of each row."""
     others = [column for column, place in enumerate(places) if place is None]
@@ -289,8 +306,8 @@ def _renormalised(p: Floats, lost: Floats) -> Floats:
     return np.divide(p, total, out=np.full_like(p, np.nan), where=usable)
 
 
-def _probabilities(table: Table, columns: list[str], known: _Classes) -> _Rows:
-    values, places = _class_columns(table, columns, known)
+def _probabilities(table: Table, columns: list[str], known: Classes) -> SoftRows:
+    values, places = class_columns(table, columns, known)
     if (low := values < 0).any():
         row, column = np.argwhere(low)[0].tolist()
         raise UserError(
@@ -310,21 +327,21 @@ def _probabilities(table: Table, columns: list[str], known: _Classes) -> _Rows:
             f"the probabilities of {plural(count, 'row')} do not sum to 1 ({between}); each row is divided by its sum"
         )
     p, lost = _without_others(columns, values / totals[:, None], places, known)
-    return _Rows(f"probabilities ({_shown(columns)})", p, lost, notes)
+    return SoftRows(f"probabilities ({shown_columns(columns)})", p, lost, notes)
 
 
-def _logits(table: Table, columns: list[str], known: _Classes) -> _Rows:
-    values, places = _class_columns(table, columns, known)
+def _logits(table: Table, columns: list[str], known: Classes) -> SoftRows:
+    values, places = class_columns(table, columns, known)
     powers = np.exp(values - values.max(1, keepdims=True))
     p, lost = _without_others(columns, powers / powers.sum(1, keepdims=True), places, known)
-    return _Rows(f"logits ({_shown(columns)})", p, lost)
+    return SoftRows(f"logits ({shown_columns(columns)})", p, lost)
 
 
-def _shown(columns: Sequence[str], most: int = 3) -> str:
+def shown_columns(columns: Sequence[str], most: int = 3) -> str:
     return ", ".join(columns[:most]) + (", ..." if len(columns) > most else "")
 
 
-def _top_logprobs(table: Table, column: str, known: _Classes) -> _Rows:
+def _top_logprobs(table: Table, column: str, known: Classes) -> SoftRows:
     """Sum exp(logprob) over the candidates that match each class; candidates that match none, and unlisted ones, are lost."""
     p = np.full((len(table), len(known.names)), np.nan)
     lost = np.zeros(len(table))
@@ -345,7 +362,7 @@ def _top_logprobs(table: Table, column: str, known: _Classes) -> _Rows:
             p[row] = own / own.sum()
         else:
             lost[row] = 1.0
-    return _Rows(f"candidate tokens of a language model ({column})", p, lost)
+    return SoftRows(f"candidate tokens of a language model ({column})", p, lost)
 
 
 def _candidates(value: Any, where: str) -> list[tuple[str, float]] | None:
@@ -413,24 +430,24 @@ def _token_of(value: Any) -> tuple[str, float] | None:
     return None if token is None else (token, float(number))
 
 
-def _labels(table: Table, lower: dict[str, str], keys: Sequence[str | None], known: _Classes, label: str) -> _Rows:
+def _labels(table: Table, lower: dict[str, str], keys: Sequence[str | None], known: Classes, label: str) -> SoftRows:
     """Return the soft labels of a form in which cells hold labels."""
     if votes := _vote_columns(table, lower, known):
         rows = [
             [one for column in votes for one in _labels_in(table, column, table.columns[column][row])]
             for row in range(len(table))
         ]
-        return _shares(f"votes of several annotators ({_shown(votes)})", rows, known)
-    column = _first(lower, [*PREDICTED_NAMES, label.lower(), *LABEL_NAMES])
+        return _shares(f"votes of several annotators ({shown_columns(votes)})", rows, known)
+    column = first(lower, [*PREDICTED_NAMES, label.lower(), *LABEL_NAMES])
     if not column:
         raise UserError(
             f"{table.name}: no soft labels found. Expected {FORMS}. Columns: {', '.join(map(repr, table.columns))}"
         )
     named_column(table, column, "--label-column")
     values = [_label_text(table, column, row, value) for row, value in enumerate(table.columns[column])]
-    if annotator := _first(lower, ANNOTATOR_NAMES):
+    if annotator := first(lower, ANNOTATOR_NAMES):
         return _long_votes(table, column, annotator, keys, values, known)
-    confidence = _first(lower, CONFIDENCE_NAMES) or next(
+    confidence = first(lower, CONFIDENCE_NAMES) or next(
         (name for low, name in lower.items() if low.endswith("confidence")), ""
     )
     return _labels_with_confidence(table, column, values, confidence, known)
@@ -456,23 +473,28 @@ def _labels_in(table: Table, column: str, value: Any) -> list[str]:
     return [] if key is None else [clean_label(key)]
 
 
-def _vote_columns(table: Table, lower: dict[str, str], known: _Classes) -> list[str]:
+def _vote_columns(table: Table, lower: dict[str, str], known: Classes) -> list[str]:
     """Return the columns with labels of several annotators: at least two whose values include classes, or one of lists."""
-    lists = _first(lower, VOTE_LISTS)
+    lists = first(lower, VOTE_LISTS)
     if lists and any(isinstance(value, list | tuple) and len(value) > 1 for value in table.columns[lists]):
         return [lists]
-    plain = _Classes(known.names)  # a trial: its notes are dropped
+    plain = Classes(known.names)  # a trial: its notes are dropped
 
     def holds_classes(column: str) -> bool:
         found = [text for value in table.columns[column] for text in _labels_in(table, column, value)]
         return bool(found) and sum(plain.find(text) is not None for text in found) >= len(found) / 2
 
-    named = [name for low, name in lower.items() if VOTES.fullmatch(low) and low not in (*ANNOTATOR_NAMES, *VOTE_LISTS)]
-    found = [name for name in named if not name.lower().endswith("confidence") and holds_classes(name)]
+    found = [name for name in columns_of_one_annotator(lower) if holds_classes(name)]
     return found if len(found) > 1 else []
 
 
-def _shares(form: str, votes: Sequence[Sequence[str]], known: _Classes) -> _Rows:
+def columns_of_one_annotator(lower: dict[str, str]) -> list[str]:
+    """Return the columns whose names are those of single annotators, such as `annotator_1`."""
+    named = [name for low, name in lower.items() if VOTES.fullmatch(low) and low not in (*ANNOTATOR_NAMES, *VOTE_LISTS)]
+    return [name for name in named if not name.lower().endswith("confidence")]
+
+
+def _shares(form: str, votes: Sequence[Sequence[str]], known: Classes) -> SoftRows:
     """Return (n_c + ALPHA) / (n + ALPHA C) for the votes of each row; votes for no class are lost."""
     p = np.full((len(votes), len(known.names)), np.nan)
     lost = np.zeros(len(votes))
@@ -488,7 +510,7 @@ def _shares(form: str, votes: Sequence[Sequence[str]], known: _Classes) -> _Rows
             p[row] = (counts + ALPHA) / (counts.sum() + ALPHA * len(known.names))
     each = [len(own) for own in votes if own]
     between = f"{min(each)} to {max(each)} votes per text" if each else "no votes"
-    return _Rows(f"{form}; {between}, smoothed by {ALPHA:g} per class", p, lost)
+    return SoftRows(f"{form}; {between}, smoothed by {ALPHA:g} per class", p, lost)
 
 
 def _long_votes(
@@ -497,10 +519,20 @@ def _long_votes(
     annotator: str,
     keys: Sequence[str | None],
     values: Sequence[str | None],
-    known: _Classes,
-) -> _Rows:
-    """Collect the votes for each key; every row of a key gets the same shares. An annotator counts once per key."""
-    votes: dict[str, dict[str, int]] = defaultdict(dict)  # key -> annotator -> row, from 0
+    known: Classes,
+) -> SoftRows:
+    """Return the shares of the votes for each key, the same in all of its rows."""
+    places = rows_of_annotators(table, annotator, keys, values)
+    votes = [[text for at in rows if (text := values[at]) is not None] for rows in places.values()]
+    found = _shares(f"votes of several annotators ({column} by {annotator})", votes, known)
+    return in_all_rows(found, places, keys)
+
+
+def rows_of_annotators(
+    table: Table, annotator: str, keys: Sequence[str | None], values: Sequence[Any]
+) -> dict[str, list[int]]:
+    """Return the rows (from 0) with the votes for each key. An annotator counts once per key; None is no vote."""
+    votes: dict[str, dict[str, int]] = defaultdict(dict)  # key -> annotator -> row
     for row, (key, value) in enumerate(zip(keys, values, strict=True)):
         who = key_of(table.columns[annotator][row])
         if key is None or value is None:
@@ -513,21 +545,23 @@ def _long_votes(
                 f"{table.name}, {rows_in(table, [before + 1, row + 1])}: {annotator} {who!r:.40} gave the same text two "
                 f"labels, {values[before]!r:.40} and {value!r:.40}. Keep one"
             )
-    order = list(votes)
-    rows = [[text for at in votes[key].values() if (text := values[at]) is not None] for key in order]
-    found = _shares(f"votes of several annotators ({column} by {annotator})", rows, known)
+    return {key: list(rows.values()) for key, rows in votes.items()}
+
+
+def in_all_rows(found: SoftRows, order: Iterable[str], keys: Sequence[str | None]) -> SoftRows:
+    """Return soft labels of keys, in this order, as those of every row of the file; NaN for a row of another key."""
     place = {key: at for at, key in enumerate(order)}
-    p = np.full((len(keys), len(known.names)), np.nan)
+    p = np.full((len(keys), found.p.shape[1]), np.nan)
     lost = np.zeros(len(keys))
     for row, key in enumerate(keys):
         if key in place:
             p[row], lost[row] = found.p[place[key]], found.lost[place[key]]
-    return _Rows(found.form, p, lost)
+    return SoftRows(found.form, p, lost, found.notes)
 
 
 def _labels_with_confidence(
-    table: Table, column: str, values: Sequence[str | None], confidence: str, known: _Classes
-) -> _Rows:
+    table: Table, column: str, values: Sequence[str | None], confidence: str, known: Classes
+) -> SoftRows:
     """Return c for the label and (1 - c) / (C - 1) for each other class; c is 1 without a column of confidences."""
     classes = len(known.names)
     p = np.full((len(values), classes), np.nan)
@@ -557,4 +591,4 @@ def _labels_with_confidence(
         have = verb(len(doubtful), "has", "have")
         notes.append(f"{row_list(doubtful)} {have} a label without a {confidence!r} and {have} no soft label")
     form = f"labels with a confidence ({column}, {confidence})" if confidence else f"labels alone ({column})"
-    return _Rows(form, p, lost, notes)
+    return SoftRows(form, p, lost, notes)

@@ -7,6 +7,7 @@ from typing import Any
 
 from randout.core.text_tables import table_lines
 from randout.core.wording import plural
+from randout.stats.diagnostics import metric_name
 from randout.storage.study_record import FORM_NAMES, LadderForm, MarginTest, ShrinkRecord
 
 from .subjects import Subject
@@ -15,10 +16,8 @@ from .values import Column, Figure, Part, Points, Section, Table, format_cell, f
 MEGABYTE = 1e6
 AXES = {"latency": "ms per text", "size": "MB on disk", "throughput": "texts per second"}
 WORDS = {"confirmed": "not worse", "refuted": "worse", "undecided": "undecided"}
-COLUMNS: tuple[Column, ...] = (
-    Column("form"),
-    Column("against the teacher", "verdict"),
-    Column("validation accuracy %", "percent"),
+FIRST: tuple[Column, ...] = (Column("form"), Column("against the teacher", "verdict"))
+MORE: tuple[Column, ...] = (
     Column("difference, points", "points"),
     Column("90 % interval", "points interval"),
     Column("ms per text", "rounded"),
@@ -72,11 +71,16 @@ def table(record: ShrinkRecord) -> Table:
             f"{plural(record.machine.threads, 'thread')}, one process for each form and round. Memory: of the model, above "
             "that of the libraries."
         )
-    return Table("forms", "Forms, cheapest first", COLUMNS, tuple(rows), note)
+    columns = (*FIRST, Column(_value_name(record), "percent"), *MORE)
+    return Table("forms", "Forms, cheapest first", columns, tuple(rows), note)
+
+
+def _value_name(record: ShrinkRecord) -> str:
+    return f"validation {metric_name(record.metric)} %"
 
 
 def accuracy_of(form: LadderForm, record: ShrinkRecord) -> float | None:
-    """Validation accuracy of a form; of the teacher itself, as the others were compared with it."""
+    """Validation accuracy of a form (sample F1 of label sets); of the teacher itself, as the others were compared with it."""
     if form.validation is not None:
         return form.validation.accuracy
     return next((one.validation.reference for one in record.forms if one.validation is not None), None)
@@ -111,16 +115,18 @@ def figure(record: ShrinkRecord) -> Figure | None:
         return None
     rows.sort(key=lambda row: row[0] == "teacher")  # last, so that the other series have the colours
     columns: tuple[Column, ...] = (Column("series"), Column("form"), Column("label"), Column(AXES[record.by], "number"))
-    columns += (Column("validation accuracy %", "percent"), Column("choice"))
-    data = Table("shrink", "Accuracy against cost", columns, tuple(rows))
-    roles = {"series": "series", "label": "label", "x": AXES[record.by], "y": "validation accuracy %", "ring": "choice"}
+    value_name, metric = _value_name(record), metric_name(record.metric)
+    title = metric[0].upper() + metric[1:]
+    columns += (Column(value_name, "percent"), Column("choice"))
+    data = Table("shrink", f"{title} against cost", columns, tuple(rows))
+    roles = {"series": "series", "label": "label", "x": AXES[record.by], "y": value_name, "ring": "choice"}
     note = (
-        f"The line is the teacher's accuracy, the band the margin of {points(record.margin)} below it. Numbers are layers."
+        f"The line is the teacher's {metric}, the band the margin of {points(record.margin)} below it. Numbers are layers."
         + (" The ring marks the chosen form." if record.chosen else "")
     )
     options = {"level": reference, "band": record.margin, "marks": ("teacher",)}
-    options |= {"level name": "teacher's accuracy", "band name": f"margin of {points(record.margin)}"}
-    return Figure("shrink", f"Accuracy against {AXES[record.by]}", "scatter", data, roles, note, options)
+    options |= {"level name": f"teacher's {metric}", "band name": f"margin of {points(record.margin)}"}
+    return Figure("shrink", f"{title} against {AXES[record.by]}", "scatter", data, roles, note, options)
 
 
 def _x(form: LadderForm, by: str) -> float | None:
@@ -204,8 +210,9 @@ def verdict(found: MarginTest, name: str) -> list[str]:
 
 def needed_sentence(found: MarginTest, rows: str) -> str:
     """How many rows would decide it, with 80 % power."""
-    share = f"(the two differ in being right on {100 * found.disagreement:.1f} % of the rows)"
-    equal = f"about {found.needed_if_equal:,} if both are equally accurate" if found.needed_if_equal else ""
+    what = "being right" if found.metric == "accuracy" else metric_name(found.metric)
+    share = f"(the two differ in {what} on {100 * found.disagreement:.1f} % of the rows)"
+    equal = f"about {found.needed_if_equal:,} if both are equally good" if found.needed_if_equal else ""
     if found.needed is None:
         return f"The difference is at the margin itself, so no number of {rows} would decide it; {equal} {share}."
     way = "confirm" if found.estimate > -found.margin else "refute"
@@ -216,11 +223,9 @@ def needed_sentence(found: MarginTest, rows: str) -> str:
 
 
 def _difference(found: MarginTest) -> str:
-    own, its = _percent(found.accuracy), _percent(found.reference)
+    values = f"{metric_name(found.metric)} {_percent(found.accuracy)} against {_percent(found.reference)}"
     bounds = f"{100 * found.low:+.2f} and {100 * found.high:+.2f}"
-    return (
-        f"accuracy {own} against {its}, difference {100 * found.estimate:+.2f} points, one-sided 95 % bounds {bounds}"
-    )
+    return f"{values}, difference {100 * found.estimate:+.2f} points, one-sided 95 % bounds {bounds}"
 
 
 def _percent(value: float) -> str:
@@ -241,14 +246,24 @@ def lines(record: ShrinkRecord) -> list[str]:
     rows = []
     for form in sorted(record.forms, key=lambda form: form.price(record.by)):
         rows.append(_cells(form, record))
-    head = ["form", "layers", "parameters", "MB", "memory MB", "ms a text", "texts/s", "accuracy", "difference"]
+    head = [
+        "form",
+        "layers",
+        "parameters",
+        "MB",
+        "memory MB",
+        "ms a text",
+        "texts/s",
+        metric_name(record.metric),
+        "difference",
+    ]
     head += ["90 % interval", "against the teacher"]
     shown = table_lines(head, rows, left=(0, len(head) - 1)) if rows else []
     machine = record.machine
     if machine is not None:
         shown.append(
-            f"measured on {machine.processor}, {plural(machine.cores, 'core')}, {plural(machine.threads, 'thread')}; accuracy "
-            f"on {record.rows:,} validation rows"
+            f"measured on {machine.processor}, {plural(machine.cores, 'core')}, {plural(machine.threads, 'thread')}; "
+            f"{metric_name(record.metric)} on {record.rows:,} validation rows"
         )
     return [*shown, "", *result(record), *(f"note: {note}" for note in record.notes)]
 

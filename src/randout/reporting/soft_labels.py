@@ -40,9 +40,11 @@ def temperature_words(record: ImportedLabels) -> str:
     if not record.scored:
         return f"{value}, not fitted: no validation row has a soft label"
     if not record.fitted:
+        of = f"{record.decisions:,} decisions on {rows}" if record.decisions else rows
         return (
-            f"{value}, not fitted: {record.wrong:,} of {rows} {verb(record.wrong, 'is', 'are')} wrong, and a fit needs at least "
+            f"{value}, not fitted: {record.wrong:,} of {of} {verb(record.wrong, 'is', 'are')} wrong, and a fit needs at least "
             f"{LEAST} right and {LEAST} wrong ones (log loss {before:.3f}, calibration error {error:.1%})"
         )
     end = ", the end of the range" if not BOUNDS[0] * 1.01 < record.temperature < BOUNDS[1] / 1.01 else ""
-    return f"{value}{end}, fitted on {rows} ({record.wrong:,} wrong): {change}"
+    wrong = f"{record.wrong:,} of {record.decisions:,} decisions" if record.decisions else f"{record.wrong:,}"
+    return f"{value}{end}, fitted on {rows} ({wrong} wrong): {change}"

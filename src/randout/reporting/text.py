@@ -157,7 +157,10 @@ def _set_lines(scores: Scores, split: str) -> list[str]:
     counts = scores.labels_per_row
     lines = [f"labels per row: {counts['true']:.2f} true, {counts['predicted']:.2f} predicted"]
     if split == "validation":
-        lines.append("the thresholds were chosen on these rows for F1, so these scores are optimistic")
+        kept = (
+            "; the refitted model keeps them, as rows that it has learned cannot choose its own" * scores.before_refit
+        )
+        lines.append(f"the thresholds were chosen on these rows for F1, so these scores are optimistic{kept}")
     return lines
 
 
@@ -227,7 +230,7 @@ def choice_lines(choice: StudentChoice) -> list[str]:
     if choice.by == "cross-validation":
         where = f"{choice.rows:,} training rows, by cross-validation"
     scores = [f"{one.name} {one.score:.2%}" for one in (encoder, words)]
-    metric = diagnostics.title(choice.metric).lower()
+    metric = diagnostics.metric_name(choice.metric)
     lines = [f"student chosen on {where} (test rows not used): {metric} of {' and '.join(scores)}"]
     text = f"{words.name} minus {encoder.name}: {100 * choice.difference:+.2f} points"
     if choice.low90 is not None and choice.high90 is not None:

@@ -328,7 +328,8 @@ def weak_teacher(
     text = (
         f"The teacher {teacher} ({in_metric(metric)}{pair.value_b:.1%} on validation) is not {clearly(pair.estimate)}"
     )
-    text += f"above the majority class ({pair.value_a:.1%}), so there is little to learn from it."
+    which = "majority class" if isinstance(majority, int) else "most common label set"
+    text += f"above the {which} ({pair.value_a:.1%}), so there is little to learn from it."
     return Finding("weak-teacher", text)
 
 

@@ -28,16 +28,24 @@ from .metrics import Patterns, binned_error, checked_logits, group_codes, group_
 SAMPLE_F1 = "sample_f1"
 COUNTED_SETS = ("accuracy", SAMPLE_F1, "micro_f1", "macro_f1", "macro_precision", "macro_recall", "balanced_accuracy")
 DEFAULT_THRESHOLD = 0.5
+PRIOR_ROWS = 5  # rows with a label that weigh as much as the common threshold
 
 
 def tuned_thresholds(truth: np.ndarray, logits: np.ndarray) -> tuple[float, ...]:
-    """Return the threshold of each label with the highest F1 on these rows, on probabilities; a label is predicted above it.
+    """Return the threshold of each label on probabilities, chosen for F1 on these rows; a label is predicted above it.
 
-    truth: (n, C) bool; logits: (n, C). Candidates are the middles between neighbouring probabilities, and 0.5; of equal
-    F1, the one closest to 0.5. A label without a row keeps 0.5.
+    truth: (n, C) bool; logits: (n, C). The threshold of label c is the mean of its own one and a common one,
+
+        (n_c t_c + PRIOR_ROWS t) / (n_c + PRIOR_ROWS)
+
+    n_c: rows with the label; t_c: the threshold with the highest F1 of the label; t: the one with the highest micro F1 if all
+    labels had the same. With few rows of a label, t_c alone is mostly chance (docs/log.md, 2026-11-27). Candidates are the
+    middles between neighbouring probabilities, and 0.5; of equal F1, the one closest to 0.5.
     """
     probabilities = sigmoid(np.asarray(logits, dtype=np.float64))
-    return tuple(_tuned(has, each) for has, each in zip(truth.T, probabilities.T, strict=True))
+    common, rows = _tuned(truth.ravel(), probabilities.ravel()), truth.sum(0).tolist()
+    own = [_tuned(has, each) for has, each in zip(truth.T, probabilities.T, strict=True)]
+    return tuple((n * one + PRIOR_ROWS * common) / (n + PRIOR_ROWS) for n, one in zip(rows, own, strict=True))
 
 
 def _tuned(has: np.ndarray, probability: np.ndarray) -> float:

@@ -18,6 +18,7 @@ from .crossed import crossed_difference
 from .metrics import group_codes
 from .multiplicity import ONE_SIDED, Judged, too_few_groups
 from .paired import paired_difference
+from .targets import main_metric, target_of
 
 CONFIRMED, REFUTED, UNDECIDED = "confirmed", "refuted", "undecided"
 POWER = 0.8  # of `rows_to_decide`
@@ -28,9 +29,9 @@ RULE_OF_THREE = 3.0  # groups times margin, below which no difference of the mar
 class Margin:
     """The result of a test of non-inferiority; differences are fractions of rows, "model minus reference".
 
-    low, high: one-sided 95 % bounds. disagreement: share of rows on which exactly one of the two is right. groups: of the
-    rows; equal_groups: effective number of groups of equal size. verdict: whether "not worse" is confirmed, refuted or
-    undecided. reason: why there can be no verdict; else empty.
+    low, high: one-sided 95 % bounds. disagreement: share of rows on which exactly one of the two is right, or of label sets
+    whose F1 differs. groups: of the rows; equal_groups: effective number of groups of equal size. verdict: whether "not
+    worse" is confirmed, refuted or undecided. reason: why there can be no verdict; else empty.
     """
 
     margin: float
@@ -59,19 +60,21 @@ def not_worse(
     num_labels: int,
     margin: float,
 ) -> Margin:
-    """Test whether the accuracy of a model is not lower than that of a reference by the margin or more.
+    """Test whether a model is not worse than a reference by the margin or more: in accuracy, or in mean F1 over label sets.
 
-    labels, reference: `(n,)` classes below num_labels. predictions: `(n,)`, or `(S, n)` for S seeds of the model, whose
-    mean is compared: paired bootstrap over groups for one, two-way random effects of seeds and groups for several.
-    groups: `(n,)`. Raises UserError for fewer than two groups.
+    labels, reference: `(n,)` classes below num_labels, or `(n, C)` bool of label sets. predictions: like these, or with an
+    axis in front for S seeds of the model, whose mean is compared: paired bootstrap over groups for one, two-way random
+    effects of seeds and groups for several. groups: `(n,)`. Raises UserError for fewer than two groups.
     """
-    labels, first, made = np.asarray(labels), np.asarray(reference), np.atleast_2d(predictions)
-    right = (made == labels).astype(np.int8) - (first == labels).astype(np.int8)  # (S, n)
+    labels, first, made = np.asarray(labels), np.asarray(reference), np.asarray(predictions)
+    made = made[None] if made.ndim == labels.ndim else made  # (S, n) or (S, n, C)
+    target, metric = target_of(labels, num_labels), main_metric(labels, "accuracy")
+    gain = target.credit(labels, made, metric) - target.credit(labels, first, metric)  # (S, n)
     found: Any
     if len(made) == 1:
-        found = paired_difference(labels, first, made[0], groups, num_labels)
+        found = paired_difference(labels, first, made[0], groups, num_labels, metric)
     else:
-        found = crossed_difference(right, group_codes(groups, len(labels)))
+        found = crossed_difference(gain, group_codes(groups, len(labels)))
     verdict, reason = decide(found, margin)
     return Margin(
         margin=margin,
@@ -79,7 +82,7 @@ def not_worse(
         low=float(found.low90),
         high=float(found.high90),
         standard_error=float(found.standard_error),
-        disagreement=float(np.abs(right).mean()),
+        disagreement=float((gain != 0).mean()),
         rows=len(labels),
         groups=int(found.groups),
         equal_groups=float(found.equal_groups),

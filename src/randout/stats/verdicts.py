@@ -220,7 +220,8 @@ def compare_methods(
             row = dataclasses.replace(row, words=f"no verdict: {seeds} seeds, at least {SEEDS_NEEDED} are needed")
         if secondary:
             right, base = target.right(labels, made[row.name]), target.right(labels, made[baseline])
-            tests = {"McNemar": mcnemar_over_seeds(right, base, codes, 1 - level)}
+            name = "McNemar" if labels.ndim == 1 else "McNemar (whole sets)"
+            tests = {name: mcnemar_over_seeds(right, base, codes, 1 - level)}
             if seeds > 1:
                 tests |= over_seeds(np.subtract(row.values, rows[0].values), len(rows) - 1, 1 - level)
             row = dataclasses.replace(row, secondary=tests)

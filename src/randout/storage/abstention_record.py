@@ -44,7 +44,7 @@ def abstention_of(found: Predictions) -> Abstention:
     fit = (
         calibrate(found.logits[known], found.labels[known])
         if known.any()
-        else Calibration(1.0, 0, 0, (0.0, 0.0), (0.0, 0.0), False)
+        else Calibration(1.0, 0, 0, 0, (0.0, 0.0), (0.0, 0.0), False)
     )
     sure, right = confidences(found.logits, fit.temperature), found.predicted == found.labels
     return Abstention(

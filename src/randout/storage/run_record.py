@@ -142,6 +142,7 @@ class ImportedLabels(Record):
     file that belong to no row of the data. lost: mean share of probability on other answers than the classes. temperature:
     what the logits were divided by; fitted: whether on validation rows; given: whether by the user. The others are of
     the scored validation rows: their number, how many are wrong, and log loss and calibration error before and after.
+    decisions: of label sets, the rows times labels that `wrong` counts.
     """
 
     file: str
@@ -158,6 +159,7 @@ class ImportedLabels(Record):
     given: bool
     scored: int
     wrong: int
+    decisions: int | None = None
     log_loss: list[float] = Field(default_factory=list)
     calibration_error: list[float] = Field(default_factory=list)
 

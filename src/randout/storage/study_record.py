@@ -292,10 +292,12 @@ class Cost(Record):
 class MarginTest(Record):
     """A one-sided test of "not worse by the margin", as `stats.noninferiority.Margin`.
 
-    accuracy, reference: of the model and of the teacher on the same rows. needed: rows that would decide it if difference and
-    disagreement stay as observed; needed_if_equal: if there is no difference; None: no number does.
+    accuracy, reference: of the model and of the teacher on the same rows, in `metric`: sample_f1 of label sets. needed: rows
+    that would decide it if difference and disagreement stay as observed; needed_if_equal: if there is no difference; None: no
+    number does.
     """
 
+    metric: str = "accuracy"
     accuracy: float
     reference: float
     margin: float

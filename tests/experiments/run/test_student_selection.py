@@ -15,10 +15,12 @@ import pytest
 
 import randout
 from randout.core.errors import UserError
+from randout.core.label_sets import LabelSets
 from randout.data import stratify
 from randout.experiments.run import pipeline, planning, student_selection
 from randout.experiments.run.student_kinds import BagOfWordsBaseline, EncoderStudent
 from randout.reporting.text import BAG_OF_WORDS, ENCODER, choice_lines
+from randout.stats.label_set_scores import tuned_thresholds
 from randout.storage.run_folder import RunFolder
 from randout.testing.models import toy_texts
 
@@ -34,7 +36,7 @@ def judged(encoder: float, words: float, rows: int, groups: int | None = None, o
         return np.roll(wrong, shift).astype(np.int64)
 
     owner = np.arange(rows) % (groups or rows)
-    dataset = SimpleNamespace(labels=labels, groups=owner, id2label={0: "a", 1: "b"})
+    dataset = SimpleNamespace(truth=lambda at: labels[at], groups=owner, id2label={0: "a", 1: "b"})
     config = SimpleNamespace(train=SimpleNamespace(metric="accuracy"), student=SimpleNamespace(alternative="svm"))
     plan: Any = SimpleNamespace(dataset=dataset, config=config, student=SimpleNamespace(label="mini"))
     both = {ENCODER: made(encoder, 0), BAG_OF_WORDS: made(words, 0 if overlap else rows // 2)}
@@ -76,6 +78,23 @@ def test_the_lines_have_both_scores_and_the_reason() -> None:
     )
     clear = choice_lines(judged(0.9, 0.5, 400))[1]
     assert clear.endswith("The student is mini: the bag-of-words classifier scores lower")
+
+
+def test_label_sets_of_a_fold_are_decided_by_the_thresholds_of_the_other_folds() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.random((60, 2)) < 0.3
+    logits = 2 * truth + rng.normal(size=(60, 2)) - 2
+    sets, _ = LabelSets.of(truth)
+    dataset: Any = SimpleNamespace(sets=sets, id2label={0: "a", 1: "b"}, truth=lambda rows: truth[rows])
+    rows, fold = np.arange(60), np.arange(60) % 3
+    made = student_selection.predicted_by_fold(dataset, rows, logits, fold)
+    for number in range(3):
+        held = fold == number
+        limits = tuned_thresholds(truth[~held], logits[~held])
+        p = 1 / (1 + np.exp(-logits[held]))
+        np.testing.assert_array_equal(made[held], p > np.array(limits))
+    one: Any = SimpleNamespace(sets=None)
+    np.testing.assert_array_equal(student_selection.predicted_by_fold(one, rows, logits, fold), logits.argmax(1))
 
 
 def test_folds_leave_rare_classes_out_and_keep_groups_whole() -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from randout.experiments.search.space import SearchTable
 from randout.methods.builtin import METHODS
 from randout.stats.verdicts import best_of
 from randout.storage import study_folder as record
+from randout.storage.predictions import Predictions, write_predictions
 from randout.storage.study_record import Rung, SearchRecord, StudyData, Trial
 from randout.testing.models import build
 from randout.training import checkpoint
@@ -477,7 +479,27 @@ def test_other_metrics_choose_by_it_and_leave_the_optimism_out(made, dataset, tm
     values = [trial.value for trial in folder.record.trials]
     assert folder.record.best == int(np.argmin(values))
     assert folder.record.optimism is None
-    assert any("accuracy only" in line for line in trials.summary(folder))
+    assert any("accuracy and sample F1 only" in line for line in trials.summary(folder))
+
+
+def test_optimism_of_label_sets_is_that_of_the_f1_of_rows(tmp_path):
+    """F1 of a row: 2 |T & P| / (|T| + |P|), 1 for two empty sets."""
+    rng = np.random.default_rng(0)
+    truth, groups, runs, values = rng.random((40, 2)) < 0.5, np.arange(40), [], []
+    for at in range(3):
+        logits = 3.0 * truth + rng.normal(size=(40, 2)) - 1
+        path = tmp_path / f"{at}.parquet"
+        found = Predictions(["a", "b"], [str(row) for row in groups], groups, truth, logits, None, (0.5, 0.6))
+        write_predictions(path, found)
+        made = 1 / (1 + np.exp(-logits)) > np.array([0.5, 0.6])
+        pairs = zip(truth, made, strict=True)
+        values.append([2 * (t & p).sum() / (t.sum() + p.sum()) if t.any() or p.any() else 1.0 for t, p in pairs])
+        runs.append(SimpleNamespace(labels=["a", "b"], predictions=lambda split, path=path: path))
+    own = [SimpleNamespace(number=at, state="finished", same_as=None) for at in range(3)]
+    record = SimpleNamespace(metric="sample_f1", trials=own)
+    folder = SimpleNamespace(record=record, run=lambda trial: runs[trial.number])
+    found, expected = trials.optimism(folder), best_of(np.array(values), groups)
+    assert (found.apparent, found.optimism) == pytest.approx((expected.apparent, expected.optimism))
 
 
 def test_another_search_or_other_data_in_the_folder_are_refused(made, dataset, tmp_path, toy_csv):

@@ -78,7 +78,7 @@ def test_the_labels_can_be_imported_by_id(label: Label, svm: Path, tmp_path: Pat
     table = read_table(tmp_path / "out" / "part-000.parquet")
     soft = read_soft_labels(table, list(model.id2label.values()), "key")
     assert soft.keys == [f"0-{row}" for row in range(12)]
-    assert np.isnan(soft.log_probabilities).any(1).tolist() == [not (text or "").strip() for text in texts]
+    assert np.isnan(soft.logits).any(1).tolist() == [not (text or "").strip() for text in texts]
 
 
 def test_predictions_have_label_score_and_probabilities(label: Label, svm: Path, tmp_path: Path) -> None:

@@ -21,18 +21,23 @@ from randout.data.archives import SUFFIXES
 from randout.data.columns import ALL_TEXT_NAMES, named_column
 from randout.data.composed_text import texts_in
 from randout.data.dataset import Dataset, check_one_label
+from randout.data.multi_label import reading_of
 from randout.data.soft_label_files import SoftLabels, read_soft_labels
+from randout.data.soft_label_sets import read_soft_label_sets
 from randout.data.stratify import normalize
 from randout.data.tables import TABLE_SUFFIXES, Table, read_table
 from randout.methods.builtin import METHODS
 from randout.models.sources import FileState, Source, find
 from randout.reporting.soft_labels import temperature_words
-from randout.stats.metrics import score
+from randout.stats.diagnostics import metric_name
+from randout.stats.label_set_scores import SAMPLE_F1
+from randout.stats.targets import score
 from randout.stats.temperature import Calibration, calibrate
 from randout.storage.run_record import ImportedLabels
 from randout.storage.shard_folder import is_shard_folder
 
 from .sharded_labels import ShardedLabels, SoftLabelShards, open_labels
+from .thresholds import Thresholds, tuned
 
 MOST_LOST = 0.5  # mean share of the probability on other answers from which a file is refused
 LEARNED = ("train", "unlabeled")
@@ -63,10 +68,11 @@ class SoftLabelFile:
 class ImportedTeacher:
     """Soft labels from a file, as logits for the rows of a dataset.
 
-    name: of the file, as given. identity: its entry in a run's identity. logits: (n, C) float32, log-probabilities
-    divided by the temperature; NaN for rows without a soft label, and for all test rows. record: as `run.json` stores it.
-    validation: metrics on the validation rows with a soft label; empty if there are none. notes: for the log. shards:
-    soft labels of texts that stay on disk, to which `record.temperature` is still to be applied.
+    name: of the file, as given. identity: its entry in a run's identity. logits: (n, C) float32, log-probabilities (of label
+    sets, log-odds) divided by the temperature; NaN for rows without a soft label, and for all test rows. record: as
+    `run.json` stores it. validation: metrics on the validation rows with a soft label; empty if there are none. notes: for
+    the log. shards: soft labels of texts that stay on disk, to which `record.temperature` is still to be applied.
+    thresholds: of label sets, tuned on the validation rows with a soft label, as those of the student are.
     """
 
     name: str
@@ -76,6 +82,7 @@ class ImportedTeacher:
     validation: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     shards: ShardedLabels | None = None
+    thresholds: Thresholds = None
 
     @property
     def label(self) -> str:
@@ -125,23 +132,25 @@ def import_teacher(file: SoftLabelFile | SoftLabelShards, config: Config, datase
     Raises UserError if a method of `config` needs more than soft labels, if the file has no clear form or a wrong value
     (with its row), if no training row has a soft label, or if most of the probability is on other answers.
     """
-    why = "a file of soft labels holds one distribution over the classes for each text. Name a model with --teacher"
-    check_one_label(dataset, f"--teacher {file.name}", why)
     _check_use(file, config)
     if isinstance(file, SoftLabelShards):
         return _import_shards(file, config, dataset)
     table = _table(file.state()[0], file.name, config.data.encoding)
     key = _key_column(table, config, dataset)
-    soft = read_soft_labels(table, list(dataset.id2label.values()), key, dataset.columns["label"] or "")
-    if soft.form.startswith("labels alone") and table.sha256 in (dataset.sha256, dataset.labelled_sha256):
+    soft = _soft_labels(table, config, dataset, key)
+    if soft.form.startswith(("labels alone", "label sets alone")) and table.sha256 in (
+        dataset.sha256,
+        dataset.labelled_sha256,
+    ):
         raise UserError(
             f"{file.name}: this is the labelled data itself, so its labels teach nothing more. Name a file with soft labels"
         )
     joined = _join(soft, dataset, table, config.data.id_column)
     differing = _differing_texts(table, soft, joined, dataset) if config.data.id_column else []
-    soft_rows = soft.log_probabilities[joined.place[joined.rows]]
+    soft_rows = soft.logits[joined.place[joined.rows]]
     lost = soft.lost[joined.place[joined.rows]]
-    _check_lost(file.name, soft, float(lost.mean()))
+    lost_of = "the probability" if dataset.sets is None else "the labels"
+    _check_lost(file.name, soft, float(lost.mean()), lost_of)
     usable = ~np.isnan(soft_rows).any(1)
     rows, log_p = joined.rows[usable], soft_rows[usable]
     if not np.isin(rows, _rows_of(dataset, LEARNED)).any():
@@ -153,7 +162,7 @@ def import_teacher(file: SoftLabelFile | SoftLabelShards, config: Config, datase
     asked = config.teacher.temperature
     temperature, found = _temperature(asked, dataset, spread)
     logits = (spread / temperature).astype(np.float32)
-    validation = _validation_scores(dataset, logits) if found else {}
+    validation, thresholds = _validation_scores(dataset, logits) if found else ({}, None)
     record = ImportedLabels(
         file=Path(file.name).name,
         sha256=table.sha256,
@@ -169,18 +178,31 @@ def import_teacher(file: SoftLabelFile | SoftLabelShards, config: Config, datase
         given=asked != "auto",
         scored=found.rows if found else 0,
         wrong=found.wrong if found else 0,
+        decisions=found.decisions if found and dataset.sets is not None else None,
         log_loss=list(found.log_loss) if found else [],
         calibration_error=list(found.calibration_error) if found else [],
     )
     identity = {"model": table.sha256, "joined_by": record.joined_by, "temperature": asked}
-    notes = _notes(record, soft, len(soft_rows) - len(rows), validation)
-    return ImportedTeacher(file.name, identity, logits, record, validation, (*notes, *differing))
+    notes = _notes(record, soft, len(soft_rows) - len(rows), validation, lost_of)
+    return ImportedTeacher(file.name, identity, logits, record, validation, (*notes, *differing), thresholds=thresholds)
+
+
+def _soft_labels(table: Table, config: Config, dataset: Dataset, key: str) -> SoftLabels:
+    """Read the soft labels of a file for the kind of target that a dataset has. key: the column by which they are joined."""
+    names, label = list(dataset.id2label.values()), dataset.columns["label"] or ""
+    if dataset.sets is None:
+        return read_soft_labels(table, names, key, label)
+    by = dataset.ids if config.data.id_column else dataset.texts
+    tested = {by[row] for row in dataset.split.get("test", [])}
+    return read_soft_label_sets(table, names, key, label, reading_of(config.data), tested - {None})
 
 
 def _import_shards(file: SoftLabelShards, config: Config, dataset: Dataset) -> ImportedTeacher:
     """Match sharded soft labels with the texts of `data.unlabeled`. The rows of the dataset itself have no soft labels."""
     if config.teacher.more or file.name != config.teacher.model:
         raise UserError(f"{file.name}: sharded soft labels cannot be combined with a further teacher (teacher.more)")
+    why = "labelled shards hold one distribution over the classes for each text. Name a table of soft labels or a model"
+    check_one_label(dataset, f"--teacher {file.name}", why)
     labels = open_labels(file.name, config.data.unlabeled, dataset.id2label)
     if not labels.rows:
         raise UserError(f"{file.name}: no row has a soft label, so there is nothing to learn")
@@ -220,16 +242,27 @@ def _temperature(asked: float | str, dataset: Dataset, log_p: np.ndarray) -> tup
     given = None if asked == "auto" else float(asked)
     held = _scored(dataset, log_p)
     if len(held):
-        found = calibrate(log_p[held], dataset.labels[held], given)
+        found = calibrate(log_p[held], _gold(dataset, held), given)
         return found.temperature, found
     return 1.0 if given is None else given, None
 
 
-def _validation_scores(dataset: Dataset, logits: np.ndarray) -> dict[str, Any]:
-    """Score the soft labels on the validation rows. Labels that no training row has count as errors."""
+def _gold(dataset: Dataset, rows: NDArray[np.int64]) -> np.ndarray:
+    """Return the gold labels (n,) of rows or, of label sets, (n, C) which of the labels that can be predicted each has."""
+    return dataset.labels[rows] if dataset.sets is None else dataset.truth(rows)[:, : len(dataset.id2label)]
+
+
+def _validation_scores(dataset: Dataset, logits: np.ndarray) -> tuple[dict[str, Any], Thresholds]:
+    """Score the soft labels on the validation rows, and return the thresholds with which label sets are scored.
+
+    Labels that no training row has count as errors.
+    """
     rows = dataset.split["validation"]
     rows = rows[~np.isnan(logits[rows]).any(1)]
-    return score(dataset.labels[rows], logits[rows], dataset.id2label, dataset.groups[rows], unseen=dataset.unseen)
+    limits, groups = tuned(dataset, rows, logits[rows]), dataset.groups[rows]
+    truth = dataset.truth(rows)
+    found = score(truth, logits[rows], dataset.id2label, groups, unseen=dataset.unseen, thresholds=limits)
+    return found, limits
 
 
 @lru_cache(maxsize=4)
@@ -375,23 +408,26 @@ def _no_match(soft: SoftLabels, keys: Sequence[str], file: str, id_column: str) 
     )
 
 
-def _check_lost(file: str, soft: SoftLabels, lost: float) -> None:
+def _check_lost(file: str, soft: SoftLabels, lost: float, lost_of: str) -> None:
     if lost <= MOST_LOST:
         return
     shown = ", ".join(f"{name!r:.40}" for name in list(soft.unknown)[:5]) or "none"
     raise UserError(
-        f"{file}: {lost:.0%} of the probability ({soft.form}) is on answers that are no class of the data, so little is left "
-        f"to learn from. The most probable of them: {shown}. Rename them, or ask for exactly the names of the classes"
+        f"{file}: {lost:.0%} of {lost_of} ({soft.form}) is on answers that are no class of the data, so little is left "
+        f"to learn from. The most frequent of them: {shown}. Rename them, or ask for exactly the names of the classes"
     )
 
 
 def _scored(dataset: Dataset, logits: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return the validation rows that have a soft label, and a gold label that can be predicted."""
     held = dataset.split["validation"]
-    return held[~np.isnan(logits[held]).any(1) & (dataset.labels[held] < len(dataset.id2label))]
+    learnt = dataset.labels[held] < len(dataset.id2label) if dataset.sets is None else True
+    return held[~np.isnan(logits[held]).any(1) & learnt]
 
 
-def _notes(record: ImportedLabels, soft: SoftLabels, unusable: int, validation: dict[str, Any]) -> list[str]:
+def _notes(
+    record: ImportedLabels, soft: SoftLabels, unusable: int, validation: dict[str, Any], lost_of: str
+) -> list[str]:
     """Return what the log says about a file: form, rows, what is not used, score, and temperature."""
     start = f"teacher {record.file}"
     by = "exact text" if record.joined_by == "text" else f"column {record.joined_by!r}"
@@ -415,13 +451,17 @@ def _notes(record: ImportedLabels, soft: SoftLabels, unusable: int, validation: 
         notes.append(f"{start}: {plural(record.unmatched, 'row')} of the file {match} no row of the data")
     if record.lost > 0:
         shown = f" ({', '.join(f'{name!r:.40}' for name in list(soft.unknown)[:5])})" if soft.unknown else ""
+        then = "; the rest is divided by its sum" if lost_of == "the probability" else ", which are left out"
         notes.append(
-            f"{start}: on average {record.lost:.2%} of the probability is on other answers than the classes{shown}; the rest is "
-            "divided by its sum"
+            f"{start}: on average {record.lost:.2%} of {lost_of} is on other answers than the classes{shown}{then}"
         )
     if validation:
-        ends = validation["intervals"].get("accuracy")
+        metric = "accuracy" if "thresholds" not in validation else SAMPLE_F1
+        ends = validation["intervals"].get(metric)
         between = f", 95 % interval {ends[0]:.2%} to {ends[1]:.2%}" if ends else ""
         rows = plural(validation["rows"], "validation row")
-        notes.append(f"{start}: validation accuracy {validation['accuracy']:.2%}{between}, on {rows}")
+        tuned_here = "" if metric == "accuracy" else ", which also chose the threshold of each label"
+        notes.append(
+            f"{start}: validation {metric_name(metric)} {validation[metric]:.2%}{between}, on {rows}{tuned_here}"
+        )
     return [*notes, f"{start}: {temperature_words(record)}"]

@@ -80,9 +80,10 @@ def model_card(
         )
     if limits := metrics.validation.thresholds:
         found = ", ".join(f"{name} {limit:.2f}" for name, limit in limits.items())
+        before = ", by the same training without them" if plan.config.train.refit is True else ""
         about.append(
             "A text may have several labels or none. A label is predicted if its probability (the sigmoid of its logit) is "
-            f"above its threshold, which was chosen for F1 on the validation rows: {found} (`{KEY}` in config.json)."
+            f"above its threshold, which was chosen for F1 on the validation rows{before}: {found} (`{KEY}` in config.json)."
         )
     names = list(plan.dataset.id2label.values())
     lines += [*about, "", *scores, "", *usage_lines(mean, names, bool(limits), plan.dataset.fields), ""]

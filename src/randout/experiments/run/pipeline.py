@@ -366,7 +366,10 @@ def refitted(plan: Plan, run: RunFolder, teacher: TeacherOutputs | None, options
     folder.path.mkdir(exist_ok=True)
     whole = refit_plan(plan)
     rows, _ = training_texts(whole.methods, whole.dataset)
-    options.show.say(f"refit on all {rows:,} rows, including the validation rows")
+    kept = (
+        "" if plan.dataset.sets is None else "; the thresholds stay those of the model before, tuned on rows new to it"
+    )
+    options.show.say(f"refit on all {rows:,} rows, including the validation rows{kept}")
     return whole.student.train(whole, folder, teacher, replace(options, pause_at=None, tracked=None))
 
 

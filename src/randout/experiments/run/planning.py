@@ -18,7 +18,7 @@ from randout.core.errors import UserError
 from randout.core.launch import process_count
 from randout.core.wording import plural, verb
 from randout.data.composed_text import SEPARATOR
-from randout.data.dataset import Dataset, check_one_label, data_identity, load, without_training_fold
+from randout.data.dataset import Dataset, data_identity, load, without_training_fold
 from randout.data.stratify import Ints
 from randout.data.text_fields import read_fields
 from randout.data.views import make_views
@@ -71,9 +71,6 @@ def make(
 
 def _encoder_plan(config: Config, dataset: Dataset, required: Collection[str]) -> Plan:
     """Return the plan of a student that is an encoder."""
-    if config.student.alternative:
-        why = "the choice compares texts that are right or wrong. Name the student: --student ENCODER or --student svm"
-        check_one_label(dataset, f'student.model = "{AUTO_STUDENT}" (student.alternative)', why)
     notes: list[str] = []
     found = dict(zip(("device", "precision"), machine(config), strict=True))
     train = config.train.model_copy(update={**found, "batch_parts": config.train.batch_parts or process_count()})
@@ -229,8 +226,9 @@ def _suitable_methods(
 ) -> tuple[Method, ...]:
     """Return the methods that suit the number of labelled rows and, unless they are required, the kind of target."""
     if dataset.sets is not None and not required:
-        if out := [method.name for method in methods if not takes_label_sets(method)]:
-            notes.append(f"methods: {', '.join(out)} left out: not supported for multi-label data")
+        for method in (one for one in methods if not takes_label_sets(one)):
+            why = f": {method.no_label_sets}" if method.no_label_sets else ""
+            notes.append(f"methods: {method.name} left out: not supported for multi-label data{why}")
         methods = tuple(method for method in methods if takes_label_sets(method))
     labelled = len(dataset.split["train"])
     if out := [method.name for method in methods if not method.suits(labelled)]:

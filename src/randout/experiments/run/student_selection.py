@@ -3,7 +3,8 @@
 The bag-of-words baseline is cheaper to train and run, so it becomes the student unless it is worse: if its score is at
 least the encoder's, or lower by less than `MARGIN` (the lower end of the 90 % interval of the paired difference, a
 one-sided test at 5 %). Both are scored on the validation rows, or, if these are too few, on the training rows by
-cross-validation (`Plan.chooses_by_folds`).
+cross-validation (`Plan.chooses_by_folds`). Label sets are decided by thresholds of each student's own, tuned on the
+validation rows, or in cross-validation on the rows of the other folds.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ import numpy as np
 
 from randout.core.errors import UserError
 from randout.core.files import replace_text
-from randout.data.stratify import grouped_folds
+from randout.data.dataset import Dataset, training_folds
 from randout.reporting.text import BAG_OF_WORDS, ENCODER, choice_lines
 from randout.stats import diagnostics
-from randout.stats.metrics import confusion, rates
+from randout.stats.targets import classes_of, predicted, rates_of, widened_sets
 from randout.storage.run_folder import RunFolder
 from randout.storage.run_record import Candidate, RunRecord, StudentChoice
 
@@ -28,6 +29,7 @@ from .options import Options
 from .plan import FOLDS, Plan, TeacherOutputs, TrainedStudent
 from .planning import without_alternative
 from .teacher_comparison import MARGIN
+from .thresholds import tuned
 
 FOLDER = "choice"  # subfolder of a run folder, until the run is finished
 
@@ -72,11 +74,12 @@ def chosen_plan(plan: Plan, record: RunRecord) -> Plan:
 def _choose_by_validation(plan: Plan, train_kind: Any) -> StudentChoice:
     """Choose on the validation rows. train_kind: trains the student of a kind, "encoder" or "words"."""
     rows = plan.dataset.split["validation"]
-    made = {ENCODER: train_kind(ENCODER).logits(rows, lambda done: None).argmax(1)}
+    logits = {ENCODER: train_kind(ENCODER).logits(rows, lambda done: None)}
     try:
-        made[BAG_OF_WORDS] = train_kind(BAG_OF_WORDS).logits(rows, lambda done: None).argmax(1)
+        logits[BAG_OF_WORDS] = train_kind(BAG_OF_WORDS).logits(rows, lambda done: None)
     except UserError as error:  # no text has a word
         return _only_encoder(plan, str(error))
+    made = {kind: predicted(one, tuned(plan.dataset, rows, one)) for kind, one in logits.items()}
     return judged(plan, rows, made, "validation")
 
 
@@ -89,52 +92,68 @@ def _choose_by_folds(plan: Plan, run: RunFolder, options: Options) -> StudentCho
     assert plan.alternative is not None
     train_rows = dataset.split["train"]
     try:
-        fold = grouped_folds(
-            dataset.labels[train_rows], dataset.groups[train_rows], FOLDS, list(dataset.id2label.values())
-        )
+        fold = training_folds(dataset, FOLDS)[train_rows]
     except UserError as error:
         options.show.say(f"choice: the training rows cannot be split into folds ({error}); the validation rows decide")
         return None
     table = encoder.config.train.model_copy(
         update={"keep": "last", "patience": 0, "validate_every": encoder.config.train.epochs}
     )
-    made = {kind: np.zeros(len(train_rows), np.int64) for kind in (ENCODER, BAG_OF_WORDS)}
+    logits = {kind: np.zeros((len(train_rows), len(dataset.id2label))) for kind in (ENCODER, BAG_OF_WORDS)}
     for number in range(FOLDS):
         held, rest = train_rows[fold == number], train_rows[fold != number]
         part = replace(dataset, split={"train": rest, "validation": held})
         own = RunFolder(run.path / FOLDER / f"fold-{number + 1}")
-        stored = own.path / "predictions.json"
+        stored = own.path / "logits.json"
         if not stored.exists():
             options.show.say(
                 f"choice: fold {number + 1} of {FOLDS}, {len(rest):,} rows train and {len(held):,} are scored"
             )
             config = encoder.config.model_copy(update={"train": table})
-            found = {ENCODER: _predicted(replace(encoder, dataset=part, config=config), own, held, options)}
+            found = {ENCODER: _logits(replace(encoder, dataset=part, config=config), own, held, options)}
             try:
-                found[BAG_OF_WORDS] = _predicted(replace(plan.alternative, dataset=part), own, held, options)
+                found[BAG_OF_WORDS] = _logits(replace(plan.alternative, dataset=part), own, held, options)
             except UserError as error:  # no text has a word
                 return _only_encoder(plan, str(error))
             replace_text(stored, json.dumps({kind: one.tolist() for kind, one in found.items()}))
         for kind, one in json.loads(stored.read_text(encoding="utf-8")).items():
-            made[kind][fold == number] = one
+            logits[kind][fold == number] = one
     known = fold >= 0
-    return judged(plan, train_rows[known], {kind: one[known] for kind, one in made.items()}, "cross-validation")
+    rows = train_rows[known]
+    made = {kind: predicted_by_fold(dataset, rows, one[known], fold[known]) for kind, one in logits.items()}
+    return judged(plan, rows, made, "cross-validation")
 
 
-def _predicted(plan: Plan, run: RunFolder, rows: np.ndarray, options: Options) -> np.ndarray:
+def predicted_by_fold(dataset: Dataset, rows: np.ndarray, logits: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """Return the predictions (n,) or (n, C) from out-of-fold logits (n, C); fold: (n,) of each row.
+
+    The label sets of a fold are decided by the thresholds that are tuned on the rows of all other folds, so that no row helps
+    to decide its own.
+    """
+    if dataset.sets is None:
+        return predicted(logits, None)
+    made = np.zeros(logits.shape, bool)
+    for number in np.unique(fold):
+        held = fold == number
+        made[held] = predicted(logits[held], tuned(dataset, rows[~held], logits[~held]))
+    return made
+
+
+def _logits(plan: Plan, run: RunFolder, rows: np.ndarray, options: Options) -> np.ndarray:
     run.path.mkdir(parents=True, exist_ok=True)
-    found: np.ndarray = (
-        plan.student.train(plan, run, None, replace(options, tracked=None)).logits(rows, lambda done: None).argmax(1)
-    )
-    return found
+    return plan.student.train(plan, run, None, replace(options, tracked=None)).logits(rows, lambda done: None)
 
 
 def judged(plan: Plan, rows: np.ndarray, made: Mapping[str, np.ndarray], by: str) -> StudentChoice:
-    """Return the choice as it is recorded. made: (n,) predicted classes of each kind, for `rows` of the dataset."""
-    labels, groups = plan.dataset.labels[rows], plan.dataset.groups[rows]
-    classes = int(max(len(plan.dataset.id2label), labels.max() + 1))  # labels without a training row come last
+    """Return the choice as it is recorded.
+
+    made: (n,) predicted classes of each kind, or (n, C) label sets, for `rows` of the dataset.
+    """
+    labels, groups = plan.dataset.truth(rows), plan.dataset.groups[rows]
+    classes = classes_of(labels, len(plan.dataset.id2label))  # labels without a training row come last
     metric = diagnostics.metric_for(plan.config.train.metric)
-    scores = {kind: float(rates(confusion(labels, one, classes))[metric]) for kind, one in made.items()}
+    made = {kind: widened_sets(one, classes) for kind, one in made.items()}
+    scores = {kind: rates_of(labels, one, classes)[metric] for kind, one in made.items()}
     pair = diagnostics.compared(labels, made[ENCODER], made[BAG_OF_WORDS], groups, classes, metric)
     difference = scores[BAG_OF_WORDS] - scores[ENCODER]
     words = difference >= 0 or (pair is not None and pair.low90 > -MARGIN)

@@ -70,7 +70,10 @@ def _outputs_of(
     if isinstance(teacher, ImportedTeacher):
         if teacher.shards is not None:
             return _of_shards(plan, teacher, options)
-        return TeacherOutputs(teacher.label, torch.from_numpy(teacher.logits), teacher.validation, imported=teacher)
+        logits = torch.from_numpy(teacher.logits)
+        return TeacherOutputs(
+            teacher.label, logits, teacher.validation, imported=teacher, thresholds=teacher.thresholds
+        )
     dataset, crossed = plan.dataset, bool(plan.fold_teachers) and teacher is plan.teacher_plan
     kinds = ("train", "validation", "unlabeled") if crossed else ("train", "validation", "unlabeled", "views")
     rows = np.concatenate([dataset.split[name] for name in kinds if name in dataset.split])

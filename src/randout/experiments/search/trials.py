@@ -9,6 +9,9 @@ import numpy as np
 from randout.core.errors import UserError
 from randout.core.files import shell_path
 from randout.core.text_tables import table_lines
+from randout.stats.diagnostics import metric_name
+from randout.stats.label_set_scores import SAMPLE_F1
+from randout.stats.targets import target_of
 from randout.stats.verdicts import best_of
 from randout.storage.metrics_record import Rates
 from randout.storage.predictions import read_predictions
@@ -98,14 +101,14 @@ def skipped(record: SearchRecord) -> Skipped:
 def optimism(folder: StudyFolder[SearchRecord]) -> Optimism | None:
     """Return how much the validation score of the best trial overstates it (docs/explanation/statistics.md).
 
-    None with fewer than two trials, for a metric other than accuracy, and for validation rows of a single group.
+    None with fewer than two trials, for a metric that is no mean over rows, and for validation rows of a single group.
     """
-    done = [folder.run(trial) for trial in own_runs(folder.record)]
-    if len(done) < 2 or folder.record.metric != "accuracy":
+    done, metric = [folder.run(trial) for trial in own_runs(folder.record)], folder.record.metric
+    if len(done) < 2 or metric not in ("accuracy", SAMPLE_F1):
         return None
-    right, groups = zip(*map(_right, done), strict=True)
+    values, groups = zip(*(_credit(run, metric) for run in done), strict=True)
     try:
-        found = best_of(np.array(right), groups[0])
+        found = best_of(np.array(values), groups[0])
     except UserError:
         return None
     return Optimism(apparent=found.apparent, optimism=found.optimism, corrected=found.corrected, trials=found.trials)
@@ -130,10 +133,10 @@ def baseline_line(folder: StudyFolder[SearchRecord]) -> str:
     return f"{base.name} on the validation rows: {metric} {100 * base.value(metric):.2f} %"
 
 
-def _right(run: RunFolder) -> tuple[np.ndarray, np.ndarray]:
-    """Return which validation rows a run predicts correctly, and their groups, (n,) each."""
+def _credit(run: RunFolder, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return how right a run is on each validation row (of label sets, its F1), and the groups of the rows, (n,) each."""
     found = read_predictions(run.predictions("validation"), run.labels)
-    return found.predicted == found.labels, found.groups
+    return target_of(found.labels, len(found.names)).credit(found.labels, found.predicted, metric), found.groups
 
 
 def leaderboard(record: SearchRecord, most: int = 5) -> list[str]:
@@ -164,11 +167,12 @@ def summary(folder: StudyFolder[SearchRecord]) -> list[str]:
     lines += [baseline] if (baseline := baseline_line(folder)) else []
     if found:
         lines.append(
-            f"the best validation accuracy, {100 * found.apparent:.2f} %, is about {100 * found.optimism:.2f} points too "
-            f"high because it is the best of {len(own_runs(record))}: expect {100 * found.corrected:.2f} %"
+            f"the best validation {metric_name(record.metric)}, {100 * found.apparent:.2f} %, is about "
+            f"{100 * found.optimism:.2f} points too high because it is the best of {len(own_runs(record))}: expect "
+            f"{100 * found.corrected:.2f} %"
         )
-    elif record.metric != "accuracy":
-        lines.append("the best of several trials scores too high; this is estimated for accuracy only")
+    elif record.metric not in ("accuracy", SAMPLE_F1):
+        lines.append("the best of several trials scores too high; this is estimated for accuracy and sample F1 only")
     for trial in record.trials:
         if trial.state == "failed":
             lines.append(f"trial {trial.number} failed: {trial.error}")

@@ -9,31 +9,27 @@ from pathlib import Path
 import numpy as np
 
 from randout.stats.noninferiority import not_worse
-from randout.storage.predictions import read_predictions
+from randout.stats.targets import main_metric, target_of
 from randout.storage.study_record import LadderForm, MarginTest
 
-from .forms import Rows, predictions_file
+from .forms import Rows, made_by
 
 EQUAL = 0.05  # relative difference of measured costs that does not count
 
 
 def judged(study: Path, form: LadderForm, reference: str, held: Rows, margin: float, seeds: int = 1) -> MarginTest:
     """Compare the stored predictions of a form with those of the reference form. seeds: whose mean is compared."""
-    names = list(held.dataset.id2label.values())
-    first = read_predictions(predictions_file(study, reference, held.split), names)
-    made = np.stack(
-        [
-            read_predictions(predictions_file(study, form.name, held.split, seed), names).predicted
-            for seed in range(seeds)
-        ]
-    )  # (S, n)
-    every = len(held.dataset.names)
-    found = not_worse(held.labels, first.predicted, made, held.groups, every, margin)
+    first = made_by(study, reference, held)
+    made = np.stack([made_by(study, form.name, held, seed) for seed in range(seeds)])  # (S, n), or (S, n, C)
+    labels, every = held.labels, len(held.dataset.names)
+    target, metric = target_of(labels, every), main_metric(labels, "accuracy")
+    found = not_worse(labels, first, made, held.groups, every, margin)
     return MarginTest.model_validate(
         asdict(found)
         | {
-            "accuracy": float((made == held.labels).mean()),
-            "reference": float((first.predicted == held.labels).mean()),
+            "metric": metric,
+            "accuracy": float(target.credit(labels, made, metric).mean()),
+            "reference": float(target.credit(labels, first, metric).mean()),
             "needed": found.rows_needed(),
             "needed_if_equal": found.rows_needed(0.0),
         }

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from randout.experiments.run.soft_labels import column_order
 from randout.exports import checks, files, runtime
 from randout.models import vocabulary
 from randout.models.sources import Source, find
+from randout.stats.targets import widened_sets
 from randout.storage.predictions import Predictions, read_predictions, write_predictions
 from randout.storage.seen_rows import FILE as SEEN_ROWS
 from randout.storage.study_record import FORM_NAMES, LadderForm, LadderRung
@@ -62,8 +64,8 @@ class Rows:
 
     @property
     def labels(self) -> np.ndarray:
-        found: np.ndarray = self.dataset.labels[self.rows]
-        return found
+        """(n,) class indices, or (n, C) label sets over the labels of the data."""
+        return self.dataset.truth(self.rows)
 
     @property
     def groups(self) -> np.ndarray:
@@ -104,10 +106,10 @@ def _all_forms(
 ) -> list[LadderForm]:
     folder = study / "forms" / model.slug
     if model.rung.kind == "words":
-        return _written_export(model, model.folder, folder, study, held, False, (), show)
+        return _or_note(model, None, folder, study, held, False, (), show, notes)
     source = find(str(model.folder))
     found = [_described(model, "torch", False, source.folder, study)]
-    logits = _score(found[0], model, study, held, show)
+    logits = _score(found[0], model, study, held, show).logits
     if onnx:
         found += _or_note(model, source, folder, study, held, False, onnx, show, notes, logits)
     if not trim:
@@ -124,7 +126,7 @@ def _all_forms(
         return found
     small = Source(f"{model.rung.name}, trimmed", place.resolve())
     found.append(_described(model, "torch", True, place, study))
-    logits = _score(found[-1], model, study, held, show)
+    logits = _score(found[-1], model, study, held, show).logits
     if onnx:
         target = folder.with_name(f"{folder.name}-trimmed-onnx")
         found += _or_note(model, small, target, study, held, True, onnx, show, notes, logits)
@@ -137,7 +139,7 @@ def _training_rows(dataset: Dataset) -> np.ndarray:
 
 def _or_note(
     model: Model,
-    source: Source,
+    source: Source | None,
     folder: Path,
     study: Path,
     held: Rows,
@@ -145,13 +147,15 @@ def _or_note(
     onnx: Sequence[str],
     show: Show,
     notes: list[str],
-    reference: np.ndarray,
+    reference: np.ndarray | None = None,
 ) -> list[LadderForm]:
     """Export a model, or note why it cannot be."""
+    place = model.folder if source is None else source.folder
     try:
-        return _written_export(model, source.folder, folder, study, held, trimmed, onnx, show, source, reference)
+        return _written_export(model, place, folder, study, held, trimmed, onnx, show, source, reference)
     except UserError as error:
-        notes.append(f"{model.rung.name}{', trimmed' if trimmed else ''}: no ONNX forms: {error}")
+        which = "arrays" if source is None else "ONNX forms"
+        notes.append(f"{model.rung.name}{', trimmed' if trimmed else ''}: no {which}: {error}")
         return []
 
 
@@ -181,29 +185,25 @@ def _written_export(
                 shutil.copyfile(place / SEEN_ROWS, made / SEEN_ROWS)
     record = runtime.read_record(folder)
     forms = [_described(model, form, trimmed, folder, study, source) for form in record["files"]]
-    scored: dict[str, np.ndarray] = {one.form: _score(one, model, study, held, show) for one in forms}
+    scored: dict[str, Predictions] = {one.form: _score(one, model, study, held, show) for one in forms}
     if not record["checks"]:
         _add_checks(model, folder, held, scored, reference)
     return forms
 
 
 def _add_checks(
-    model: Model, folder: Path, held: Rows, scored: dict[str, np.ndarray], reference: np.ndarray | None
+    model: Model, folder: Path, held: Rows, scored: dict[str, Predictions], reference: np.ndarray | None
 ) -> None:
     """Compare the forms of an export with the model on the validation rows, and write the record and its page."""
     record = runtime.read_record(folder)
-    made = files.Exported(record["labels"], record["files"], record["reader"], held.dataset.fields)
-    found = [
-        checks.compare(
-            form,
-            logits if reference is None else reference,
-            logits,
-            held.labels,
-            held.groups,
-            len(held.dataset.names),
-        )
-        for form, logits in scored.items()
-    ]
+    stored: dict[str, float] | None = record.get("thresholds")
+    limits: dict[str, Any] = {} if stored is None else {"thresholds": tuple(stored[name] for name in record["labels"])}
+    made = files.Exported(record["labels"], record["files"], record["reader"], held.dataset.fields, **limits)
+    found = []
+    for form, one in scored.items():
+        own: dict[str, Any] = {} if one.thresholds is None else {"thresholds": one.thresholds}
+        before, every = one.logits if reference is None else reference, len(held.dataset.names)
+        found.append(checks.compare(form, before, one.logits, held.labels, held.groups, every, **own))
     files.write_pages(folder, made, model.rung.name, found)
     files.write_record(folder, made, found, {"rows": len(held.rows)})
 
@@ -252,9 +252,16 @@ def predictions_file(study: Path, form: str, split: str, seed: int = 0) -> Path:
     return study / "predictions" / f"{name}-{split}.parquet"
 
 
-def _score(form: LadderForm, model: Model, study: Path, held: Rows, show: Show) -> np.ndarray:
-    """Return the logits (n, C) of a form on the rows, columns by the data's classes; they are stored for the next time."""
-    return score(form, model.labels, study, held, show, model.seed).logits
+def made_by(study: Path, form: str, held: Rows, seed: int = 0) -> np.ndarray:
+    """Return the stored predictions of a form: (n,) class indices, or (n, C) label sets over the labels of the data."""
+    dataset = held.dataset
+    found = read_predictions(predictions_file(study, form, held.split, seed), list(dataset.id2label.values()))
+    return widened_sets(found.predicted, len(dataset.names))
+
+
+def _score(form: LadderForm, model: Model, study: Path, held: Rows, show: Show) -> Predictions:
+    """Return the predictions of a form on the rows, with logits by the data's classes; they are stored for the next time."""
+    return score(form, model.labels, study, held, show, model.seed)
 
 
 def score(form: LadderForm, labels: Sequence[str], study: Path, held: Rows, show: Show, seed: int = 0) -> Predictions:
@@ -269,7 +276,8 @@ def score(form: LadderForm, labels: Sequence[str], study: Path, held: Rows, show
     order = column_order(loaded.id2label, dataset.id2label, labels, form.name)
     with show.bar(f"scoring {form.name}", len(held.rows)) as advance:
         logits = loaded.logits(held.texts, lambda count: advance(count, ""))[:, order]
-    found = Predictions(dataset.names, row_ids, held.groups, held.labels, logits, None)
+    limits = None if loaded.thresholds is None else tuple(loaded.thresholds[at] for at in order)
+    found = Predictions(dataset.names, row_ids, held.groups, held.labels, logits, None, limits)
     write_predictions(path, found)
     return found
 

@@ -8,11 +8,11 @@ import numpy as np
 
 from randout.stats import diagnostics
 from randout.stats.paired import Paired
-from randout.storage.predictions import read_predictions
+from randout.stats.targets import most_frequent
 from randout.storage.study_folder import StudyFolder
 from randout.storage.study_record import ArmWarning, LadderForm, ShrinkRecord
 
-from .forms import Rows, predictions_file
+from .forms import Rows, made_by
 
 LEARNED_NOTHING = ("one-class", "majority")  # kinds of warnings of a run, the clearest first
 
@@ -24,18 +24,21 @@ def of_ladder(folder: StudyFolder[ShrinkRecord], held: Rows, advice: str) -> lis
 
 def _of_teacher(folder: StudyFolder[ShrinkRecord], held: Rows, advice: str) -> list[ArmWarning]:
     """Warn about a teacher that is not above the majority class, or clearly below a form of another rung."""
-    record, names = folder.record, list(held.dataset.id2label.values())
+    record, dataset = folder.record, held.dataset
     reference = next((form for form in record.forms if form.validation is None), None)
     if reference is None:
         return []
-    made = read_predictions(predictions_file(folder.path, reference.name, held.split), names).predicted
-    trained = np.bincount(held.dataset.labels[held.dataset.split["train"]], minlength=len(names))
-    weak = diagnostics.weak_teacher(held.labels, made, held.groups, names, int(trained.argmax()), record.teacher)
+    made = made_by(folder.path, reference.name, held)
+    majority = most_frequent(dataset.truth(dataset.split["train"]), len(dataset.names))
+    weak = diagnostics.weak_teacher(
+        held.labels, made, held.groups, dataset.names, majority, record.teacher, record.metric
+    )
     parts = [weak.message] if weak else []
     if below := _exceeded_by(folder, reference, made, held):
         name, pair = below
         parts.append(
-            f"The teacher {record.teacher} ({pair.value_b:.1%} on validation) is clearly below {name} ({pair.value_a:.1%}): "
+            f"The teacher {record.teacher} ({diagnostics.in_metric(record.metric)}{pair.value_b:.1%} on validation) is clearly "
+            f"below {name} ({pair.value_a:.1%}): "
             f"{diagnostics.points(pair.estimate, pair.low, pair.high)}."
         )
     if not parts:
@@ -49,15 +52,15 @@ def _exceeded_by(
 ) -> tuple[str, Paired] | None:
     """Return the form to which the teacher is clearly inferior, and the difference; the bag of words if it is one of them.
 
-    The 95 % interval of the paired difference is below zero. made: (n,) predictions of the teacher.
+    The 95 % interval of the paired difference is below zero. made: (n,) or (n, C) predictions of the teacher.
     """
-    names = list(held.dataset.id2label.values())
+    labels, classes = held.labels, len(held.dataset.names)
     found: dict[str, Paired] = {}
     for form in folder.record.forms:
         if form.rung == reference.rung:
             continue
-        other = read_predictions(predictions_file(folder.path, form.name, held.split), names).predicted
-        pair = diagnostics.compared(held.labels, other, made, held.groups, len(names), "accuracy")
+        other = made_by(folder.path, form.name, held)
+        pair = diagnostics.compared(labels, other, made, held.groups, classes, folder.record.metric)
         if pair is not None and pair.high < 0:
             found[form.name] = pair
     words = [form.name for form in folder.record.forms if form.form == "arrays" and form.name in found]

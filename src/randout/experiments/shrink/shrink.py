@@ -20,12 +20,13 @@ from randout.core.config import Config
 from randout.core.console import duration
 from randout.core.errors import UserError
 from randout.core.wording import plural, verb
-from randout.data.dataset import Dataset, check_one_label
+from randout.data.dataset import Dataset
 from randout.experiments.run import leaks, pipeline, planning
 from randout.experiments.run.imported_teacher import find_teacher
 from randout.experiments.run.options import Options, Stopped
 from randout.experiments.run.plan import Plan
 from randout.experiments.run.scoring import rows_sha256, times_scored
+from randout.experiments.run.thresholds import metric_of_targets
 from randout.experiments.sharing import scheduling
 from randout.experiments.sharing.cell_training import train_cell
 from randout.experiments.sharing.cells import Outcome, check_threads, claimed, prepared
@@ -88,8 +89,6 @@ class Ladder:
 
 def plan_ladder(made: Shrink, dataset: Dataset) -> Ladder:
     """Plan every training of a ladder. Raises UserError if one cannot run, and for a teacher that is not a model."""
-    why = "its tests of not being worse count texts that are right or wrong. Train the sizes one by one and compare the runs"
-    check_one_label(dataset, "shrink", why)
     _check_teacher(made)
     asked = made.student_config(made.students[0])
     if asked.teacher.model == "auto" and planning.make(asked, dataset).left_out:
@@ -333,6 +332,8 @@ def _begin(ladder: Ladder, folder: StudyFolder[ShrinkRecord]) -> None:
             "only, with --open none"
         )
     record.teacher, record.margin, record.by = ladder.teacher_label, table.margin, table.cost
+    if (metric := metric_of_targets(ladder.dataset, "accuracy", "shrink")) != record.metric:
+        record.metric = metric
     record.rows = len(ladder.rows("validation").rows)
     record.seen_rows = len(ladder.dataset.split["validation"]) - record.rows
     record.rungs = [_teacher_rung(ladder), *ladder.rungs]
