@@ -183,6 +183,23 @@ def test_what_is_not_supported_is_refused_with_the_reason(
         )
 
 
+def test_commands_for_one_label_refuse_label_sets(place: Path, teacher: RunFolder, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "fixed.csv").write_text("row,corrected_label\n1,a\n")
+    data = ["--set", "data.label_separator=;"]
+    for words, reason in (
+        (["label-issues", place / "data.csv", *data], "label-issues: not supported for multi-label data"),
+        (["train", place / "data.csv", *data, "--student", "svm", "--corrections", "fixed.csv"], "data.corrections"),
+        (["predict", teacher.path, "a text", "--abstain", "coverage=0.9"], "not supported for a model of label sets"),
+        (["evaluate", teacher.path, "--abstain", "confidence=0.9"], "not supported for a model of label sets"),
+    ):
+        code, _, error = run(*words)
+        assert (code, reason in error) == (2, True), error
+    model = randout.load(teacher.path)
+    for call in (lambda: model.predict(["a text"], abstain=0.9), lambda: model.confidence(["a text"])):
+        with pytest.raises(UserError, match="not supported for a model of label sets"):
+            call()
+
+
 def test_teachers_of_the_other_kind_and_exports_are_refused(
     teacher: RunFolder, tiny_model: Callable[[str], Path], toy_csv: Any, run: Run, tmp_path: Path
 ) -> None:
