@@ -284,6 +284,8 @@ def annotate(
     instruction: str | None = None,
     prompt: PathLike | None = None,
     text_column: str | None = None,
+    text_pair: str | None = None,
+    prefix_columns: Sequence[str] = (),
     label_column: str | None = None,
     id_column: str | None = None,
     limit: int = 0,
@@ -294,9 +296,10 @@ def annotate(
 ) -> Annotation:
     """Label the texts of a table with a local language model, as `randout annotate` does; `out` is then a teacher for `train`.
 
-    model: folder or hub name of a causal language model. labels: None: those of the table's training rows. answer: "letter"
-    of an option or "name" of a label. prompt: file of a whole prompt, for answers by name. limit: rows; 0: all. max_length:
-    tokens of a text. Repeating an interrupted call resumes it. Raises UserError and Failure.
+    model: folder or hub name of a causal language model. labels: None: those of the table's training rows. answer: "letter" of
+    an option or "name" of a label. text_pair: column of the second texts of pairs. prefix_columns: of fields before a text.
+    prompt: file of a whole prompt, for answers by name. limit: rows; 0: all. max_length: tokens of a text. Repeating an
+    interrupted call resumes it. Raises UserError and Failure.
     """
     from randout.experiments import annotation
 
@@ -309,6 +312,8 @@ def annotate(
         instruction=annotation.INSTRUCTION if instruction is None else instruction,
         prompt=None if prompt is None else Path(prompt),
         text_column=text_column,
+        text_pair=text_pair or "",
+        prefix_columns=tuple(_checked_names("prefix_columns", prefix_columns, "annotate") or ()),
         label_column=label_column,
         id_column=id_column,
         limit=limit,
