@@ -183,6 +183,22 @@ def test_what_is_not_supported_is_refused_with_the_reason(
         )
 
 
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_frames_give_label_sets_as_a_file_does(library: str, tmp_path: Path) -> None:
+    frame = pytest.importorskip(library).DataFrame
+    texts, sets = toy_label_sets(90, seed=1)
+    found = {}
+    for what, columns, settings in (
+        ("lists", {"label": sets}, {"data.multi_label": True}),
+        ("joined", {"label": [";".join(one) for one in sets]}, {"data.label_separator": ";"}),
+        ("0 and 1", {name: [int(name in one) for one in sets] for name in LABELS}, {"data.label_columns": LABELS}),
+        ("booleans", {name: [name in one for one in sets] for name in LABELS}, {"data.label_columns": LABELS}),
+    ):
+        done = randout.train(frame({"text": texts} | columns), student="svm", settings=settings, runs=tmp_path)
+        found[what] = randout.load(done.folder).predict_proba(texts[:20]).tolist()
+    assert all(one == found["lists"] for one in found.values())
+
+
 def test_commands_for_one_label_refuse_label_sets(place: Path, teacher: RunFolder, run: Run, tmp_path: Path) -> None:
     (tmp_path / "fixed.csv").write_text("row,corrected_label\n1,a\n")
     data = ["--set", "data.label_separator=;"]

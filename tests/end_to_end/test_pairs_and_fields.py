@@ -180,6 +180,18 @@ def test_baselines_read_both_texts_in_one(place, data, student):
         assert randout.load(folder).predict(some) == labels
 
 
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_a_frame_gives_pairs_and_fields_as_a_file_does(library, place):
+    frame = pytest.importorskip(library).DataFrame
+    some = [row | {"place": None if at == 3 else at % 5} for at, row in enumerate(rows())]  # a float column in pandas
+    settings = {key: value for key, value in SETTINGS.items() if key.startswith("data.")}
+    made = frame({name: [row[name] for row in some] for name in some[0]})
+    of_frame = randout.load(randout.train(made, student="svm", settings=settings, runs=place / "frames").folder)
+    data = write(place / "frame.csv", some)
+    of_file = randout.load(randout.train(data, student="svm", settings=settings, runs=place / "frames").folder)
+    assert np.array_equal(of_frame.predict_proba(some[:20]), of_file.predict_proba(some[:20]))
+
+
 @pytest.fixture
 def soft(place):
     """A file of soft labels: row 0 twice, with another second text and the opposite label; a field as a number."""
