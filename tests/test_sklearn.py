@@ -244,6 +244,7 @@ def test_an_unfitted_teacher_is_fitted_to_the_training_rows(tiny_model: Tiny) ->
     [
         ({"X": np.zeros((48, 2))}, "a table with 2 columns; expected one column of texts"),
         ({"X": "one text"}, "expected a list of texts"),
+        ({"X": [("a", "b"), *TEXTS[1:]]}, r"X\[0\] .* For pairs of texts, use randout.train"),
         ({"X": [1, *TEXTS[1:]]}, r"X\[0\] is 1, an int; expected a string"),
         ({"X": [], "y": []}, "X: found no texts"),
         ({"X": [" "] * 48}, "X: all 48 texts are empty"),
@@ -276,6 +277,20 @@ def test_settings_and_teachers_that_contradict_are_refused() -> None:
         RandoutClassifier(teacher=LogisticRegression()).fit(TEXTS, NAMES)
     with pytest.raises(UserError, match="LinearSVC has no predict_proba"):
         DistilledClassifier(LinearSVC()).fit(TEXTS, NAMES)
+
+
+@pytest.mark.parametrize(
+    ("setting", "why"),
+    [
+        ({"data.text_pair_column": "other"}, "X has one text for each row"),
+        ({"prefix_columns": ["id"]}, "X has one text for each row"),
+        ({"data.multi_label": True}, "y has one label for each row"),
+        ({"data.label_separator": ";"}, "y has one label for each row"),
+    ],
+)
+def test_settings_for_other_data_are_refused(setting: dict[str, Any], why: str) -> None:
+    with pytest.raises(UserError, match=f"is not supported here: {why}"):
+        bag(settings=setting).fit(TEXTS, NAMES)
 
 
 def test_a_stop_is_no_failed_candidate_of_a_search(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from randout import reporting
 from randout.core import config
 from randout.core.console import Show
 from randout.core.errors import UserError
+from randout.core.files import check_folder_name
 from randout.core.launch import launched
 from randout.core.terminal import is_text
 from randout.core.wording import plural, type_words, verb
@@ -80,6 +81,8 @@ def train(
     _check_arguments(student, teacher, preset, recipe, settings, out, runs, time_limit)
     if not isinstance(name, str | None):
         raise UserError(f"train: name: found {name!r:.80}, {type_words(name)}; expected a string")
+    if out is not None:
+        check_folder_name(Path(out))
     called = "" if name is None else checked_name(name)
     options = replace(_options(out, runs, time_limit, quiet, report_to=report_to), name=called)
 
@@ -146,7 +149,9 @@ class Predictor:
     def _abstainer(self, target: str | float) -> Abstainer:
         from randout.experiments.run.abstention import abstainer
 
-        return abstainer(self.name, target, Show(quiet=True), "abstain")
+        found = abstainer(self.name, target, Show(quiet=True), "abstain")
+        found.check_model(self.saved.thresholds)
+        return found
 
     def predict_proba(self, texts: Iterable[str], *, show: Show | None = None) -> np.ndarray:
         """Return probabilities (n, C) of n texts, columns by `id2label`, in float32; texts are truncated as in training.
@@ -278,6 +283,8 @@ def annotate(
     instruction: str | None = None,
     prompt: PathLike | None = None,
     text_column: str | None = None,
+    text_pair: str | None = None,
+    prefix_columns: Sequence[str] = (),
     label_column: str | None = None,
     id_column: str | None = None,
     limit: int = 0,
@@ -288,9 +295,10 @@ def annotate(
 ) -> Annotation:
     """Label the texts of a table with a local language model, as `randout annotate` does; `out` is then a teacher for `train`.
 
-    model: folder or hub name of a causal language model. labels: None: those of the table's training rows. answer: "letter"
-    of an option or "name" of a label. prompt: file of a whole prompt, for answers by name. limit: rows; 0: all. max_length:
-    tokens of a text. Repeating an interrupted call resumes it. Raises UserError and Failure.
+    model: folder or hub name of a causal language model. labels: None: those of the table's training rows. answer: "letter" of
+    an option or "name" of a label. text_pair: column of the second texts of pairs. prefix_columns: of fields before a text.
+    prompt: file of a whole prompt, for answers by name. limit: rows; 0: all. max_length: tokens of a text. Repeating an
+    interrupted call resumes it. Raises UserError and Failure.
     """
     from randout.experiments import annotation
 
@@ -303,6 +311,8 @@ def annotate(
         instruction=annotation.INSTRUCTION if instruction is None else instruction,
         prompt=None if prompt is None else Path(prompt),
         text_column=text_column,
+        text_pair=text_pair or "",
+        prefix_columns=tuple(_checked_names("prefix_columns", prefix_columns, "annotate") or ()),
         label_column=label_column,
         id_column=id_column,
         limit=limit,
@@ -332,9 +342,11 @@ def label_issues(
     words. out: a new folder for the table to correct and the report; None: nothing is written. `train` takes the corrected
     table as `settings={"data.corrections": FILE}`. Raises UserError and Stopped.
     """
-    from randout.experiments.label_issues import find_label_issues, write_label_issues
+    from randout.experiments.label_issues import check_output, find_label_issues, write_label_issues
 
     _check_arguments(student, teacher, None, recipe, settings, out, runs, None, "label_issues")
+    if out is not None:
+        check_output(Path(out), formats)
     with _source(data, Path(runs)) as source:
         config = _request(_tables(source, student, teacher), None, recipe, settings).config()
         found = find_label_issues(config, folds, _options(None, runs, None, quiet))

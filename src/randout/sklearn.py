@@ -43,6 +43,11 @@ from randout.integrations.estimator_inputs import (
 
 __all__ = ["DistilledClassifier", "RandoutClassifier"]
 
+ONE_TEXT, ONE_LABEL = "X has one text for each row", "y has one label for each row"
+NOT_SUPPORTED = {  # settings of data, by their last word
+    **dict.fromkeys(("text_pair_column", "prefix_columns"), ONE_TEXT),
+    **dict.fromkeys(("multi_label", "label_separator", "label_columns"), ONE_LABEL),
+}
 # Not attributes: a prediction must not change an estimator, and a network in memory is no part of its state
 _loaded: weakref.WeakKeyDictionary[RandoutClassifier, LoadedClassifier] = weakref.WeakKeyDictionary()
 
@@ -183,6 +188,9 @@ class RandoutClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         asked = dict(self.settings or {})
         if twice := sorted(asked.keys() & own.keys()):
             raise UserError(f"settings: {twice[0]!r} is set by `fit`; remove it")
+        for key in asked:
+            if why := NOT_SUPPORTED.get(key.rpartition(".")[2]):
+                raise UserError(f"settings: {key!r} is not supported here: {why}. Use randout.train with a table")
         shared: dict[str, Any] = {
             name: getattr(self, name) for name in ("learning_rate", "epochs", "batch_size", "max_length")
         }

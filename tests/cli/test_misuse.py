@@ -65,6 +65,14 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     (["search", *ROWS, *RATES, "--time-limit", "soon"], ["--time-limit soon", "2h"]),
     (["search", *ROWS, *RATES, "--teacher", "bert"], ["--teacher bert", "no method"]),
     (["search", *ROWS, *RATES, "-o", "rows.csv"], ["rows.csv", "not a study folder"]),
+    (["search", *ROWS, *RATES, "-o", "x.csv"], ["x.csv", "a folder is written here", "such as x"]),
+    (["compare", *ROWS, "-o", "x.parquet", "--seeds", "1"], ["x.parquet", "a folder is written here"]),
+    (["cv", *ROWS, "-o", "x.tsv"], ["x.tsv", "a folder is written here"]),
+    (["shrink", *ROWS, "-o", "x.json", "--teacher", "bert"], ["x.json", "a folder is written here"]),
+    (["train", *ROWS, "-o", "model.safetensors"], ["model.safetensors", "a folder is written here"]),
+    (["label-issues", "rows.csv", "-o", "issues.csv"], ["issues.csv", "a folder is written here", "such as issues"]),
+    (["report", "bert", "-o", "r.html"], ["r.html", "a folder is written here"]),
+    (["demo", "-o", "demo.zip"], ["demo.zip", "a folder is written here"]),
     (["search", *ROWS, *RATES, "--recipe", "odd.toml"], ["--preset and --recipe"]),
     (["search", "rows.csv", "--recipe", "odd.toml"], ["search.trails", "Did you mean 'trials'?", "a search has"]),
     (["search", "none.csv", *RATES], ["none.csv"]),
@@ -222,6 +230,11 @@ def test_studies_take_the_columns_of_a_table(run, words):
     code, out, err = run(*asked, "--text-column", "words", "--label-column", "kind")
     assert code == 0, err
     assert out
+    pair = [*asked, "--text-column", "words", "--label-column", "kind", "--prefix-column", "type", "--text-pair"]
+    assert run(*pair, "words")[0] == 2
+    code, _, err = run(*pair, "other")
+    assert code == 2
+    assert "no column 'other', which holds the second text of each pair; name another one with --text-pair" in err
 
 
 @pytest.mark.parametrize("option", ["--text-column", "--label-column"])

@@ -19,13 +19,13 @@ Rows = Sequence[Sequence[Any]]
 
 @pytest.fixture
 def read(toy_csv: Callable[..., Path], tmp_path: Path) -> Callable[..., Dataset]:
-    """Load 120 toy rows, with rows of corrections under a header."""
+    """Load 120 toy rows, with rows of corrections under a header; None: without corrections."""
 
-    def call(rows: Rows = (), header: Sequence[str] = ("row", "corrected_label"), **settings: Any) -> Dataset:
+    def call(rows: Rows | None = None, header: Sequence[str] = ("row", "corrected_label"), **settings: Any) -> Dataset:
         path = tmp_path / "corrections.csv"
         with path.open("w", newline="", encoding="utf-8") as stream:
-            csv.writer(stream).writerows([header, *rows])
-        named = {"corrections": str(path)} if rows else {}
+            csv.writer(stream).writerows([header, *(rows or ())])
+        named = {} if rows is None else {"corrections": str(path)}
         return load(DataTable(source=str(toy_csv(120, 0)), **named, **settings))
 
     return call
@@ -57,6 +57,15 @@ def test_the_fingerprint_depends_on_the_corrected_labels_only(read: Callable[...
     again = read([same, change, ("3", "")])
     assert data_identity(again) == data_identity(found)
     assert data_identity(read([same])) == data_identity(plain)
+
+
+def test_a_file_without_rows_corrects_nothing(read: Callable[..., Dataset]) -> None:
+    """`randout label-issues` writes one if it finds nothing."""
+    found = read([])
+    assert data_identity(found) == data_identity(read())
+    assert any("0 labels changed by" in note and "which has no rows" in note for note in found.report.notes)
+    with pytest.raises(UserError, match="no column 'row'"):
+        read([], header=("id", "corrected_label"))
 
 
 def test_no_row_moves_to_another_split(read: Callable[..., Dataset]) -> None:

@@ -409,6 +409,39 @@ def test_a_ladder_compares_forms_by_sample_f1(
     assert set(config[KEY]) == set(LABELS)
 
 
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_frames_give_label_sets_as_a_file_does(library: str, tmp_path: Path) -> None:
+    frame = pytest.importorskip(library).DataFrame
+    texts, sets = toy_label_sets(90, seed=1)
+    found = {}
+    for what, columns, settings in (
+        ("lists", {"label": sets}, {"data.multi_label": True}),
+        ("joined", {"label": [";".join(one) for one in sets]}, {"data.label_separator": ";"}),
+        ("0 and 1", {name: [int(name in one) for one in sets] for name in LABELS}, {"data.label_columns": LABELS}),
+        ("booleans", {name: [name in one for one in sets] for name in LABELS}, {"data.label_columns": LABELS}),
+    ):
+        done = randout.train(frame({"text": texts} | columns), student="svm", settings=settings, runs=tmp_path)
+        found[what] = randout.load(done.folder).predict_proba(texts[:20]).tolist()
+    assert all(one == found["lists"] for one in found.values())
+
+
+def test_commands_for_one_label_refuse_label_sets(place: Path, teacher: RunFolder, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "fixed.csv").write_text("row,corrected_label\n1,a\n")
+    data = ["--set", "data.label_separator=;"]
+    for words, reason in (
+        (["label-issues", place / "data.csv", *data], "label-issues: not supported for multi-label data"),
+        (["train", place / "data.csv", *data, "--student", "svm", "--corrections", "fixed.csv"], "data.corrections"),
+        (["predict", teacher.path, "a text", "--abstain", "coverage=0.9"], "not supported for a model of label sets"),
+        (["evaluate", teacher.path, "--abstain", "confidence=0.9"], "not supported for a model of label sets"),
+    ):
+        code, _, error = run(*words)
+        assert (code, reason in error) == (2, True), error
+    model = randout.load(teacher.path)
+    for call in (lambda: model.predict(["a text"], abstain=0.9), lambda: model.confidence(["a text"])):
+        with pytest.raises(UserError, match="not supported for a model of label sets"):
+            call()
+
+
 def test_teachers_of_the_other_kind_are_refused(
     teacher: RunFolder, tiny_model: Callable[[str], Path], toy_csv: Any, run: Run
 ) -> None:

@@ -14,9 +14,13 @@ import pytest
 
 import randout
 from randout import baselines
+from randout.core import config
 from randout.core.errors import UserError
 from randout.data.composed_text import ComposedText
+from randout.data.dataset import load
+from randout.experiments.run.imported_teacher import SoftLabelFile, import_teacher
 from randout.experiments.run.saved_model import load_classifier
+from randout.methods.builtin import METHODS
 from randout.testing.models import toy_texts
 
 SETTINGS = {
@@ -174,6 +178,60 @@ def test_baselines_read_both_texts_in_one(place, data, student):
         folder = place / "svm-export"
         randout.export(run, folder)
         assert randout.load(folder).predict(some) == labels
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_a_frame_gives_pairs_and_fields_as_a_file_does(library, place):
+    frame = pytest.importorskip(library).DataFrame
+    some = [row | {"place": None if at == 3 else at % 5} for at, row in enumerate(rows())]  # a float column in pandas
+    settings = {key: value for key, value in SETTINGS.items() if key.startswith("data.")}
+    made = frame({name: [row[name] for row in some] for name in some[0]})
+    of_frame = randout.load(randout.train(made, student="svm", settings=settings, runs=place / "frames").folder)
+    data = write(place / "frame.csv", some)
+    of_file = randout.load(randout.train(data, student="svm", settings=settings, runs=place / "frames").folder)
+    assert np.array_equal(of_frame.predict_proba(some[:20]), of_file.predict_proba(some[:20]))
+
+
+@pytest.fixture
+def soft(place):
+    """A file of soft labels: row 0 twice, with another second text and the opposite label; a field as a number."""
+    names = sorted({row["label"] for row in rows()})
+    some = [{key: value for key, value in row.items() if key != "label"} for row in rows()]
+    sure = [row["label"] for row in rows()]
+    some.append(some[0] | {"before": "another text"})
+    sure.append(next(name for name in names if name != sure[0]))
+    for row, label in zip(some, sure, strict=True):
+        row |= {f"prob_{name}": 0.8 if name == label else 0.1 for name in names}
+    return write(place / "soft.csv", some)
+
+
+def imported(soft, data, **more):
+    settings = {"data": {"source": str(data)} | {k[5:]: v for k, v in SETTINGS.items() if k.startswith("data.")} | more}
+    made = config.build([config.read_preset("kd"), settings, {"teacher": {"model": str(soft)}}], METHODS)
+    return import_teacher(SoftLabelFile(str(soft)), made, load(made.data)), load(made.data)
+
+
+def test_soft_labels_are_joined_by_all_columns(place, data, soft):
+    taught, dataset = imported(soft, data)
+    used = np.concatenate([dataset.split["train"], dataset.split["validation"]])
+    assert np.array_equal(taught.logits[used].argmax(1), dataset.labels[used])
+    assert taught.record.unmatched == 1
+    assert any("joined by exact text (columns text, place, before)" in note for note in taught.notes)
+    with soft.open(encoding="utf-8", newline="") as stream:
+        lacking = [{key: value for key, value in row.items() if key != "place"} for row in csv.DictReader(stream)]
+    with pytest.raises(
+        UserError, match=r"soft labels are joined by 'text', 'place', 'before', and the file has no column 'place'"
+    ):
+        imported(write(place / "lacking.csv", lacking), data)
+
+
+def test_soft_labels_joined_by_ids_are_of_the_same_pairs(place):
+    data = write(place / "ids.csv", [row | {"id": at} for at, row in enumerate(rows())])
+    names = sorted({row["label"] for row in rows()})
+    given = [{"id": at, "text": row["text"], "before": "of another pair"} for at, row in enumerate(rows())]
+    soft = write(place / "of-others.csv", [row | {f"prob_{name}": 1 / len(names) for name in names} for row in given])
+    with pytest.raises(UserError, match="The ids number other rows"):
+        imported(soft, data, id_column="id")
 
 
 def test_shards_of_pairs(place, trained, tiny_model):

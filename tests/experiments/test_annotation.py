@@ -139,6 +139,47 @@ def test_a_student_learns_from_the_file(run: Run, chat: Path, toy_csv: Any, tiny
     assert "labels.parquet: the file already exists and is not overwritten" in again[2]
 
 
+def test_pairs_with_a_field_are_read_whole_and_joined_by_all_columns(
+    run: Run, chat: Path, tiny_model: Any, tmp_path: Path
+) -> None:
+    texts, labels = toy_texts(60, 1)
+    rows = [
+        (f"{at % 3}/3", text, "they find water", label)
+        for at, (text, label) in enumerate(zip(texts, labels, strict=True))
+    ]
+    rows += [(place, text, "it was the day", label) for place, text, _, label in rows[:3]]  # another second text
+    with (tmp_path / "pairs.csv").open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([("place", "premise", "hypothesis", "label"), *rows])
+    words = ["annotate", "pairs.csv", "--model", chat, "--text-pair", "hypothesis", "--prefix-column", "place"]
+    code, _, error = run(*words, "-o", "soft.csv", "--device", "cpu", "--answer", "name")
+    assert code == 0, error
+    with (tmp_path / "soft.csv").open(encoding="utf-8", newline="") as stream:
+        found = list(csv.DictReader(stream))
+    names = [f"prob_{name}" for name in LABELS.values()]
+    assert list(found[0]) == ["premise", "place", "hypothesis", *names]
+    assert [(row["place"], row["premise"], row["hypothesis"]) for row in found] == [row[:3] for row in rows]
+    for first, other in zip(found[:3], found[60:], strict=True):
+        assert [first[name] for name in names] != [other[name] for name in names]
+    record = json.loads((tmp_path / "soft.csv.annotation.json").read_text(encoding="utf-8"))
+    assert (record["pair"], record["prefix"], record["texts"]) == ("hypothesis", "place", 63)
+    assert record["instruction"] == "Which label fits this pair of texts best?"
+    prompt = Prompt(tuple(LABELS.values()), "name", record["instruction"])
+    scorer = load_scorer(find_causal_lm(str(chat)), prompt, "cpu", record["precision"])
+    whole = f"premise: place: 0/3 | {texts[0]}\nhypothesis: they find water"
+    expected = scorer.score([whole]).probabilities[0]
+    assert np.allclose(
+        [float(found[0][name]) for name in names], expected, atol=1e-5 if record["precision"] == "float32" else 0.05
+    )
+    code, out, error = run(
+        "train", "pairs.csv", "--teacher", "soft.csv", "--dry-run", *words[4:], "--student", tiny_model("bert")
+    )
+    assert code == 0, error
+    assert "joined by exact text (columns premise, place, hypothesis)" in out
+    code, _, error = run(*words[:4], "--text-column", "premise", "--text-pair", "other", "-o", "other.csv")
+    assert code == 2
+    assert "no column 'other', which holds the second text of each pair; name another one with --text-pair" in error
+
+
 def test_in_python(table: Path, chat: Path) -> None:
     out = table.with_name("labels.csv")
     done = randout.annotate(table, chat, out, labels=["health", "other"], id_column="id", limit=3, device="cpu")

@@ -133,3 +133,17 @@ def test_what_is_refused(toy_csv: Callable[..., Path], run: Run, tmp_path: Path)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     assert "is not overwritten" in run("label-issues", table, "-o", "mine")[2]
+
+
+def test_a_model_that_learned_nothing_is_no_judge_of_labels(tmp_path: Path, run: Run) -> None:
+    """Texts that say nothing about their labels; the table for corrections is read by the columns of the command."""
+    rows = [(f"only text number{at}", "x", f"{at % 3 // 2}") for at in range(60)]
+    with (tmp_path / "odd.csv").open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([("first", "second", "kind"), *rows])
+    words = ["--text-column", "first", "--text-pair", "second", "--label-column", "kind"]
+    code, out, error = run("label-issues", "odd.csv", *words)
+    assert code == 0, error
+    assert "it learned nothing, so its doubts say nothing about the labels" in error
+    assert "it learned nothing" in (tmp_path / "label-issues" / "report.md").read_text(encoding="utf-8")
+    if "next" in out:
+        assert f"randout train odd.csv {' '.join(words)} --corrections label-issues/label-issues.csv" in out

@@ -92,13 +92,28 @@ def test_texts_are_cut_to_what_the_model_takes(tmp_path: Path) -> None:
     assert 0 < limit < 200
     assert text_limit(scorer, 3) == 3
     long = "goal team " * 300
-    short = cut(scorer.tokenizer, long, limit)
+    short = cut(scorer.tokenizer, [long], (), limit)
     assert long.startswith(short)
     assert len(scorer.ids_of(short)) + max(map(len, scorer.names)) <= 200
     assert np.isfinite(scorer.score([short, "goal"]).probabilities).all()
-    assert cut(scorer.tokenizer, "goal", limit) == "goal"
+    assert cut(scorer.tokenizer, ["goal"], (), limit) == "goal"
     with pytest.raises(UserError, match="takes at most 200; shorten the prompt"):
         text_limit(scorer_of(folder, Prompt(LABELS, "name", "?", "{text}" + "xyz " * 100)), 10)
+
+
+@pytest.mark.parametrize(("first", "second"), [(300, 300), (300, 10), (10, 300), (3, 3)])
+def test_neither_text_of_a_pair_is_cut_away(first: int, second: int, folders: dict[str, Path]) -> None:
+    tokenizer = scorer_of(folders["qwen3"], Prompt(LABELS, "name")).tokenizer
+    one, other = ("goal " * first).strip(), ("team " * second).strip()
+    cut_one, cut_other = cut(tokenizer, [one, other], ("a", "b"), 100).removeprefix("a: ").split("\nb: ")
+    assert one.startswith(cut_one)
+    assert other.startswith(cut_other)
+    sizes = [len(tokenizer(text)["input_ids"]) for text in (one, other, cut_one, cut_other)]
+    if sizes[0] + sizes[1] < 90:
+        assert sizes[2:] == sizes[:2]
+    else:
+        assert 90 <= sum(sizes[2:]) <= 100
+        assert all(cut_size == size or cut_size >= 45 for size, cut_size in zip(sizes[:2], sizes[2:], strict=True))
 
 
 def test_labels_that_cannot_be_told_apart(tmp_path: Path, folders: dict[str, Path]) -> None:

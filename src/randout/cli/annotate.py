@@ -11,7 +11,7 @@ import typer
 from randout.core import terminal
 from randout.core.console import Show, complain
 
-from .tools import AsJson, Encoding, LabelColumn, Quiet, TextColumn
+from .tools import AsJson, Encoding, LabelColumn, PrefixColumn, Quiet, TextColumn, TextPair
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -32,6 +32,8 @@ def annotate(
         Path | None, typer.Option(help="file of a whole prompt with {text} and {labels} (with --answer name)")
     ] = None,
     text_column: TextColumn = None,
+    text_pair: TextPair = None,
+    prefix_column: PrefixColumn = None,
     label_column: LabelColumn = None,
     id_column: Annotated[str | None, typer.Option("--id-column", help="column of ids to write, for the join")] = None,
     encoding: Encoding = None,
@@ -59,6 +61,8 @@ def annotate(
         instruction=INSTRUCTION if instruction is None else instruction,
         prompt=prompt,
         text_column=text_column,
+        text_pair=text_pair or "",
+        prefix_columns=tuple(prefix_column or ()),
         label_column=label_column,
         id_column=id_column,
         encoding=encoding or "auto",

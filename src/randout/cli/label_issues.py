@@ -13,7 +13,21 @@ from randout.core.files import shell_path
 from randout.experiments.run.options import Options, Stopped
 
 from . import tools
-from .tools import AsJson, Encoding, LabelColumn, Quiet, Recipe, RunsFolder, Sets, TextColumn, named, requested
+from .tools import (
+    AsJson,
+    Encoding,
+    LabelColumn,
+    PrefixColumn,
+    Quiet,
+    Recipe,
+    RunsFolder,
+    Sets,
+    TextColumn,
+    TextPair,
+    column_settings,
+    named,
+    requested,
+)
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -34,6 +48,8 @@ def label_issues(
     recipe: Recipe = None,
     sets: Sets = None,
     text_column: TextColumn = None,
+    text_pair: TextPair = None,
+    prefix_column: PrefixColumn = None,
     label_column: LabelColumn = None,
     group: Annotated[str | None, typer.Option(help="group column; rows of a group stay in one fold")] = None,
     split_column: Annotated[str | None, typer.Option(help="column with train, validation or test for each row")] = None,
@@ -50,26 +66,28 @@ def label_issues(
 
     Writes a table to correct and use with `randout train DATA --corrections TABLE`, and a report. DATA is not changed.
     """
-    from randout.reporting.label_issues import issue_lines
-    from randout.reporting.page import checked_formats, refuse_others
+    from randout.reporting.label_issues import issue_lines, weak_words
 
-    checked_formats(formats)
-    refuse_others(out)
-    table: dict[str, Any] = {"source": data, "text_column": text_column, "label_column": label_column}
+    table: dict[str, Any] = {"source": data}
+    table |= column_settings(text_column, text_pair, prefix_column, label_column)
     table |= {"group_column": group, "split_column": split_column, "encoding": encoding}
     table |= {"validation": validation, "test": test, "corrections": corrections}
     settings = named({"data": table, "student": {"model": student}, "teacher": {"model": teacher}})
     config = requested(settings, None, recipe, sets).config()
-    from randout.experiments.label_issues import FILE, find_label_issues, write_label_issues
+    from randout.experiments.label_issues import FILE, check_output, find_label_issues, write_label_issues
 
+    check_output(out, formats)
+    show = Show(quiet or as_json)
     try:
-        found = find_label_issues(config, folds, Options(runs=runs, show=Show(quiet or as_json)))
+        found = find_label_issues(config, folds, Options(runs=runs, show=show))
     except Stopped as stop:
         tools.stopped(stop, runs)
         return
     written = write_label_issues(found, out, formats)
+    weak = [weak_words(found)] if weak_words(found) else []
     if as_json:
         print(terminal.to_json(found.as_json() | {"written": [str(path) for path in written]}))
+        show.conclude(weak)
         return
     print("\n".join(issue_lines(found)))
     print(f"\ntable   {out / FILE}")
@@ -78,5 +96,15 @@ def label_issues(
             print(f"report  {path}")
             break
     if found.issues:
-        todo = f"randout train {shell_path(data)} --corrections {shell_path(out / FILE)}"
+        columns = {
+            "--text-column": text_column,
+            "--text-pair": text_pair,
+            "--label-column": label_column,
+            "--group": group,
+        }
+        columns |= {"--split-column": split_column, "--validation": validation, "--test": test, "--encoding": encoding}
+        given = [*columns.items(), *(("--prefix-column", one) for one in prefix_column or ())]
+        options = "".join(f" {option} {shell_path(value)}" for option, value in given if value)
+        todo = f"randout train {shell_path(data)}{options} --corrections {shell_path(out / FILE)}"
         print(f"next    fill in corrected_label, then: {todo}")
+    show.conclude(weak)

@@ -16,6 +16,7 @@ from .tools import (
     AsJson,
     LabelColumn,
     Plugins,
+    PrefixColumn,
     Preset,
     Quiet,
     Recipe,
@@ -23,6 +24,8 @@ from .tools import (
     RunsFolder,
     Sets,
     TextColumn,
+    TextPair,
+    column_settings,
     named,
     requested,
     seconds_of,
@@ -64,12 +67,9 @@ AcceptChanges = Annotated[bool, typer.Option("--accept-changes", help="resume on
 Keep = Annotated[str | None, typer.Option(help="weights to keep: best, all or none")]
 
 
-def tables_of(
-    data: str, student: str | None, teacher: str | None, text_column: str | None, label_column: str | None
-) -> dict[str, Any]:
-    """Recipe tables for the data, student and teacher options that are given."""
-    table = {"source": data, "text_column": text_column, "label_column": label_column}
-    return named({"data": table, "student": {"model": student}, "teacher": {"model": teacher}})
+def tables_of(data: str, student: str | None, teacher: str | None, columns: dict[str, Any]) -> dict[str, Any]:
+    """Recipe tables for the data, student and teacher options that are given. columns: as `column_settings`."""
+    return named({"data": {"source": data} | columns, "student": {"model": student}, "teacher": {"model": teacher}})
 
 
 def options_of(
@@ -127,6 +127,8 @@ def search(
     student: Student = None,
     teacher: Teacher = None,
     text_column: TextColumn = None,
+    text_pair: TextPair = None,
+    prefix_column: PrefixColumn = None,
     label_column: LabelColumn = None,
     preset: Preset = None,
     recipe: Recipe = None,
@@ -156,7 +158,8 @@ def search(
     from randout.experiments.search.trials import summary
     from randout.stats.diagnostics import messages
 
-    request = requested(tables_of(data, student, teacher, text_column, label_column), preset, recipe, sets)
+    columns = column_settings(text_column, text_pair, prefix_column, label_column)
+    request = requested(tables_of(data, student, teacher, columns), preset, recipe, sets)
     options = options_of(
         runs, time_limit, Show(quiet or as_json), accept_changes, jobs, job_threads, cluster, job_gpus, report_to
     )

@@ -22,6 +22,7 @@ from .tools import (
     Form,
     LabelColumn,
     Plugins,
+    PrefixColumn,
     Preset,
     Quiet,
     Recipe,
@@ -29,6 +30,7 @@ from .tools import (
     Sets,
     TextColumn,
     TextPair,
+    column_settings,
     named,
     requested,
 )
@@ -70,6 +72,7 @@ def soft_labels(
     plugin: Plugins = None,
     text_column: TextColumn = None,
     text_pair: TextPair = None,
+    prefix_column: PrefixColumn = None,
     label_column: LabelColumn = None,
     unlabeled: Annotated[str | None, typer.Option(help="file of unlabelled texts")] = None,
     runs: RunsFolder = Path("runs"),
@@ -98,6 +101,10 @@ def soft_labels(
             )
         if teacher:
             raise UserError("soft-labels: with -o the model comes first, without --teacher")
+        if prefix_column:
+            raise UserError(
+                "soft-labels: with -o the model reads the fields of its training; leave --prefix-column out"
+            )
         asked = {"device": device, "form": form, "text_column": text_column, "text_pair": text_pair}
         processes = (jobs, job_threads, cluster, job_gpus)
         label("soft-labels", data, inputs, out, asked | only, processes, as_json=as_json, quiet=quiet)
@@ -107,8 +114,8 @@ def soft_labels(
     check_unused(only, jobs, job_threads, cluster, job_gpus)
     if not teacher:
         raise UserError("soft-labels: needs --teacher, or -o to label Parquet shards")
-    table = {"source": data, "text_column": text_column, "label_column": label_column, "unlabeled": unlabeled}
-    table |= {"text_pair_column": text_pair}
+    table = {"source": data, "unlabeled": unlabeled}
+    table |= column_settings(text_column, text_pair, prefix_column, label_column)
     settings = named({"data": table, "student": {"model": student}})
     settings |= {"teacher": {"model": teacher}, "output": {"test": False}}
     _of_training(requested(settings, preset, recipe, sets).config(), teacher, runs, Show(quiet))

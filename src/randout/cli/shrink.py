@@ -18,6 +18,7 @@ from .tools import (
     AsJson,
     LabelColumn,
     Plugins,
+    PrefixColumn,
     Preset,
     Quiet,
     Recipe,
@@ -25,6 +26,8 @@ from .tools import (
     RunsFolder,
     Sets,
     TextColumn,
+    TextPair,
+    column_settings,
     example_input,
     requested,
     stopped,
@@ -74,6 +77,8 @@ def shrink(
         bool, typer.Option("--measure-again", help="measure all forms again, such as on a quiet machine")
     ] = False,
     text_column: TextColumn = None,
+    text_pair: TextPair = None,
+    prefix_column: PrefixColumn = None,
     label_column: LabelColumn = None,
     preset: Preset = None,
     recipe: Recipe = None,
@@ -98,9 +103,8 @@ def shrink(
     from randout.experiments import study_requests
 
     names = student or []
-    request = requested(
-        tables_of(data, names[0] if names else None, teacher, text_column, label_column), preset, recipe, sets
-    )
+    columns = column_settings(text_column, text_pair, prefix_column, label_column)
+    request = requested(tables_of(data, names[0] if names else None, teacher, columns), preset, recipe, sets)
     options = options_of(
         runs, time_limit, Show(quiet or as_json), accept_changes, jobs, job_threads, cluster, job_gpus, report_to
     )

@@ -70,6 +70,10 @@ TextColumn = Annotated[str | None, typer.Option("--text-column", help="name of t
 TextPair = Annotated[
     str | None, typer.Option("--text-pair", help="name of the column with the second text of each pair")
 ]
+PrefixColumn = Annotated[
+    list[str] | None,
+    typer.Option("--prefix-column", help="column whose value is put before the text; may be repeated"),
+]
 LabelColumn = Annotated[str | None, typer.Option("--label-column", help="name of the label column")]
 
 
@@ -100,6 +104,11 @@ def named(tables: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Recipe tables without unset options (None or empty) and without empty tables."""
     kept = {name: {k: v for k, v in table.items() if v not in (None, "")} for name, table in tables.items()}
     return {name: table for name, table in kept.items() if table}
+
+
+def column_settings(text: str | None, pair: str | None, prefix: list[str] | None, label: str | None) -> dict[str, Any]:
+    """Return the settings of the data that the options for columns give."""
+    return {"text_column": text, "text_pair_column": pair, "prefix_columns": prefix or None, "label_column": label}
 
 
 def assignments(sets: list[str] | None) -> list[dict[str, Any]]:

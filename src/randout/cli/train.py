@@ -13,7 +13,7 @@ import typer
 
 from randout.core.console import Show
 from randout.core.errors import UserError
-from randout.core.files import shell_path
+from randout.core.files import check_folder_name, shell_path
 from randout.core.launch import Launch, check_single, launched
 from randout.core.terminal import EXIT_CODES, Told
 from randout.core.wording import plural, verb
@@ -26,6 +26,7 @@ from .tools import (
     Encoding,
     LabelColumn,
     Plugins,
+    PrefixColumn,
     Preset,
     Quiet,
     Recipe,
@@ -34,6 +35,7 @@ from .tools import (
     Sets,
     TextColumn,
     TextPair,
+    column_settings,
     example_input,
     named,
     requested,
@@ -75,10 +77,7 @@ def train(
     plugin: Plugins = None,
     text_column: TextColumn = None,
     text_pair: TextPair = None,
-    prefix_column: Annotated[
-        list[str] | None,
-        typer.Option("--prefix-column", help="column whose value is put before the text; may be repeated"),
-    ] = None,
+    prefix_column: PrefixColumn = None,
     label_column: LabelColumn = None,
     group: Annotated[str | None, typer.Option(help="group column; rows of a group stay in one split")] = None,
     split: Annotated[str | None, typer.Option(help="how to split the data: auto or paper")] = None,
@@ -122,14 +121,8 @@ def train(
     """Train a student, evaluate it and save the model. A teacher that is a pretrained encoder is fine-tuned first."""
     from randout.storage.run_names import checked_name
 
-    table: dict[str, Any] = {
-        "source": data,
-        "text_column": text_column,
-        "text_pair_column": text_pair,
-        "prefix_columns": prefix_column or None,
-        "label_column": label_column,
-        "group_column": group,
-    }
+    table: dict[str, Any] = {"source": data, "group_column": group}
+    table |= column_settings(text_column, text_pair, prefix_column, label_column)
     table |= {"split": split, "split_column": split_column, "encoding": encoding}
     table |= {"validation": validation, "test": test, "unlabeled": unlabeled, "id_column": id_column, "views": views}
     table |= {"corrections": corrections}
@@ -137,6 +130,8 @@ def train(
     output = {"test": False if no_test else None, "keep_texts": keep_texts or None, "allow_leaks": allow_leaks or None}
     tables: dict[str, dict[str, Any]] = {"data": table, "student": {"model": student}, "teacher": teacher_table}
     settings = named(tables | {"train": {"seed": seed, "device": device}, "output": output})
+    if out is not None:
+        check_folder_name(out)
     options = Options(
         runs=runs,
         out=out,

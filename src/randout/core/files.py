@@ -24,6 +24,10 @@ PATH_SETTINGS = {  # table: settings that may be paths; `more` is a list
 WORDS = ("auto", "none")  # values of settings that may be paths, which are never paths
 METHOD_PATHS = ("terms",)  # settings of methods that may be paths
 
+FILE_SUFFIXES = (  # of files that a user may expect where a folder is written
+    *(".csv", ".tsv", ".txt", ".json", ".jsonl", ".parquet", ".xlsx", ".toml", ".html", ".md", ".pdf", ".png"),
+    *(".onnx", ".safetensors", ".bin", ".pt", ".zip", ".gz"),
+)
 LONGEST_NAME = 255  # bytes of a file name, on nearly every file system
 LONGEST_OWN_NAME = 200  # bytes of a generated name, which leaves room for -2, .partial, ...
 
@@ -116,11 +120,21 @@ def check_new_file(path: Path) -> None:
     check_folder(path.parent, path)
 
 
+def check_folder_name(path: Path) -> None:
+    """Raise UserError if a folder that is to be written has the name of a file; one that exists is accepted."""
+    if path.suffix.lower() in FILE_SUFFIXES and not path.exists():
+        raise UserError(
+            f"{path}: this is the name of a file, but a folder is written here. Name a folder, such as {path.with_suffix('')}"
+        )
+
+
 def check_folder(folder: Path, path: Path | None = None) -> None:
     """Raise UserError if `folder`, or its nearest existing parent, cannot be written.
 
-    path: the file to be written, for the message.
+    path: the file to be written, for the message; None: `folder` itself is made, and must not have the name of a file.
     """
+    if path is None:
+        check_folder_name(folder)
     there = Path(os.path.abspath(folder))
     while not os.path.lexists(there) and there != there.parent:
         there = there.parent

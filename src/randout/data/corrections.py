@@ -46,7 +46,7 @@ def corrected_parts(parts: Sequence[Part], path: str, known: Collection[str] | N
     the line of the file, for an unknown row or label, a row that is corrected twice, and a label or a text that is not the one
     of the row.
     """
-    table = read_table(path)
+    table = read_table(path, without_rows=True)  # `randout label-issues` finds none in clean data
     if missing := [name for name in (ROW, CORRECTED) if name not in table.columns]:
         raise UserError(
             f"{path}: no column {missing[0]!r}; a file of corrections has the columns {ROW!r} and {CORRECTED!r}. "
@@ -75,6 +75,7 @@ def corrected_parts(parts: Sequence[Part], path: str, known: Collection[str] | N
         found[part][row] = label
     differing = {row: label for row, label in changes.items() if parts[places[row][0]].labels[places[row][1]] != label}
     already = f"; {same:,} more are the labels of the table already" if same else ""
+    already = already if len(table) else ", which has no rows"
     notes.append(f"corrections: {plural(len(differing), 'label')} changed by {path}{already}")
     digest = sha256_of(json.dumps(sorted(differing.items())).encode()) if differing else ""
     before, classes = np.unique([label for part in parts for label in part.labels], return_inverse=True)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from randout.core.errors import UserError
+from randout.core.files import atomic
 
 from . import coda19
 from .tables import Table, read_bytes, read_table, sha256_of
@@ -157,10 +158,8 @@ def _check_digest(data: bytes, expected: str, what: str, hint: str) -> None:
 def _store(data: bytes, path: Path) -> Path:
     """Write a file to the cache atomically."""
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.replace(temporary, path)
+        with atomic(path) as partial:
+            partial.write_bytes(data)
     except OSError as error:
         raise UserError(
             f"{path}: cannot write to the cache ({error.strerror}). Set RANDOUT_CACHE to another folder."

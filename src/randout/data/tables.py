@@ -105,17 +105,17 @@ def sha256_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def read_table(path: str | Path, encoding: str = AUTO) -> Table:
+def read_table(path: str | Path, encoding: str = AUTO, without_rows: bool = False) -> Table:
     """Read a table; the format is detected from content and suffix, and compressed files are decompressed.
 
-    encoding: Python's name of the encoding; "auto": UTF-8. Raises UserError if the file is missing, a folder, empty, not
-    text, damaged, malformed, or has no rows.
+    encoding: Python's name of the encoding; "auto": UTF-8. without_rows: whether the table may have none. Raises UserError if
+    the file is missing, a folder, empty, not text, damaged, malformed, or has no rows.
     """
     with opened_file(path, FORMATS) as opened:
-        return table_of(opened, encoding)
+        return table_of(opened, encoding, without_rows)
 
 
-def table_of(opened: OpenedFile, encoding: str = AUTO) -> Table:
+def table_of(opened: OpenedFile, encoding: str = AUTO, without_rows: bool = False) -> Table:
     """Read a table from an open file, as `read_table` does."""
     data, name, suffix = opened.read(), opened.name, opened.suffix
     columns: Mapping[str, list[Any]]
@@ -139,7 +139,7 @@ def table_of(opened: OpenedFile, encoding: str = AUTO) -> Table:
         if codec_of(encoding) != UTF_8:  # same hash as the file converted to UTF-8
             data = text.encode("utf-8")
     table = Table(columns, name, sha256_of(data), form, delimiter, categories, tuple(header), lines)
-    if len(table) == 0:
+    if len(table) == 0 and not without_rows:
         raise no_rows(name, columns)
     return table
 

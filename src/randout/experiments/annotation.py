@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,12 +21,14 @@ from randout.core.errors import Failure, UserError
 from randout.core.files import check_new_file, replace_text, shell_path
 from randout.core.wording import plural, verb
 from randout.data import columns as cols
+from randout.data.composed_text import parts_of
 from randout.data.dataset import load
 from randout.data.labels import clean_label
 from randout.data.table_writing import check_output, writer
 from randout.data.tables import AUTO, Table, read_table, sha256_of
+from randout.data.text_fields import TextFields, choose_pair_text
 from randout.models.label_prompts import INSTRUCTION as INSTRUCTION
-from randout.models.label_prompts import Prompt, check_answer, check_prompt
+from randout.models.label_prompts import PAIR_INSTRUCTION, Prompt, check_answer, check_prompt
 from randout.models.sources import Source, find_causal_lm
 from randout.storage.annotation_progress import AnnotationProgress
 
@@ -54,6 +55,8 @@ class Request:
     instruction: str = INSTRUCTION
     prompt: Path | None = None
     text_column: str | None = None
+    text_pair: str = ""
+    prefix_columns: tuple[str, ...] = ()
     label_column: str | None = None
     id_column: str | None = None
     encoding: str = AUTO
@@ -62,6 +65,11 @@ class Request:
     batch_size: int = BATCH_SIZE
     max_length: int = MAX_LENGTH
     device: str = "auto"
+
+    @property
+    def fields(self) -> TextFields:
+        """The columns of an input besides its text."""
+        return TextFields(pair=self.text_pair, prefix=self.prefix_columns)
 
     @property
     def record(self) -> Path:
@@ -93,10 +101,14 @@ class Annotation:
 
 @dataclass(frozen=True)
 class _Texts:
-    """The rows to annotate. texts: of each row, "" for none. order: the distinct texts, longest first."""
+    """The rows to annotate. texts: of each row, "" for none. order: the distinct texts, longest first.
+
+    column: of the texts; fields: the further columns of an input.
+    """
 
     table: Table
     column: str
+    fields: TextFields
     texts: list[str]
     ids: list[Any]
     order: list[str]
@@ -159,7 +171,8 @@ def _question(request: Request, labels: Sequence[str]) -> Prompt:
             ) from None
         if not template.strip():
             raise UserError(f"--prompt {request.prompt}: the file is empty")
-    return Prompt(tuple(labels), request.answer, request.instruction, template)
+    of_pairs = request.text_pair and request.instruction == INSTRUCTION
+    return Prompt(tuple(labels), request.answer, PAIR_INSTRUCTION if of_pairs else request.instruction, template)
 
 
 def _read_texts(request: Request, show: Show) -> _Texts:
@@ -169,7 +182,8 @@ def _read_texts(request: Request, show: Show) -> _Texts:
         kept = {name: list(values)[: request.limit] for name, values in table.columns.items()}
         table = replace(table, columns=kept)
     column = _text_column(table, request)
-    texts = cols.texts_or_empty(table.name, table.columns[column], column)
+    request.fields.check(list(table.columns), table.name, column)
+    texts = request.fields.read(table.name, table.columns, column)
     ids: list[Any] = []
     if request.id_column:
         ids = list(table.columns[cols.named_column(table, request.id_column, "--id-column")])
@@ -179,13 +193,15 @@ def _read_texts(request: Request, show: Show) -> _Texts:
         which = f"{plural(len(empty), 'row')} {verb(len(empty), 'has', 'have')} no text and {verb(len(empty), 'gets', 'get')}"
         show.say(f"note: {which} no soft label: {cols.rows_in(table, empty)}")
     distinct = [text for text in dict.fromkeys(texts) if not cols.is_missing(text)]
-    return _Texts(table, column, texts, ids, sorted(distinct, key=len, reverse=True))
+    return _Texts(table, column, request.fields, texts, ids, sorted(distinct, key=len, reverse=True))
 
 
 def _text_column(table: Table, request: Request) -> str:
     """Return the text column, chosen as for a training, or as for a table without labels."""
     if request.text_column:
         return cols.choose_text(table, request.text_column)
+    if request.text_pair and (first := choose_pair_text(list(table.columns), request.fields)):
+        return first
     try:
         return cols.choose_text(table, None, cols.choose_label(table, request.label_column))
     except cols.UnclearColumns:
@@ -197,9 +213,11 @@ def _prompt_of(request: Request, read: _Texts) -> Prompt:
     """Return the prompt with its labels: those given, else those of the training rows, as `train` reads the whole table."""
     if request.labels:
         return _question(request, [clean_label(label) for label in request.labels])
-    settings = {"source": request.table, "text_column": read.column, "label_column": request.label_column or ""}
+    settings: dict[str, Any] = {"source": request.table, "encoding": request.encoding, "text_column": read.column}
+    settings |= {"label_column": request.label_column or "", "text_pair_column": request.text_pair}
+    settings |= {"prefix_columns": request.prefix_columns}
     try:
-        found = load(checked(DataTable, settings | {"encoding": request.encoding}, "annotate: ", ""))
+        found = load(checked(DataTable, settings, "annotate: ", ""))
     except UserError as error:
         raise UserError(f"{error} Or name the labels: --labels a,b,c") from None
     prompt = _question(request, list(found.id2label.values()))
@@ -223,6 +241,7 @@ def _identity(
         "rows": len(read.texts),
         "text_column": read.column,
         "id_column": request.id_column or "",
+        **read.fields.named(),
         "model": source.name,
         "revision": source.revision,
         "model_sha256": source.fingerprint(),
@@ -244,24 +263,24 @@ def _answer(
     request: Request, read: _Texts, scorer: Scorer, limit: int, progress: AnnotationProgress, show: Show
 ) -> None:
     """Score the texts that have no answer yet, batch by batch. Raises Failure for probabilities that are not finite."""
-    from randout.models.label_scoring import cut
+    from randout.models.label_scoring import cut, joined
 
+    names = (read.column, read.fields.pair) if read.fields.pair else ()
     size = request.batch_size
     done = min(len(progress.batches) * size, len(read.order))
     if done:
         show.say(f"resumed: {plural(done, 'text')} of {len(read.order):,} answered before")
-    shorten = partial(cut, scorer.tokenizer, max_length=limit)
     with show.bar("annotating", len(read.order), done) as advance:
         for at in range(done, len(read.order), size):
             texts = read.order[at : at + size]
-            short = [shorten(text) for text in texts]
+            short = [cut(scorer.tokenizer, parts_of(text), names, limit) for text in texts]
             found = scorer.score(short)
             if not np.isfinite(found.probabilities).all():
                 raise Failure(
                     f"{request.model}: its answer to a text is not a finite number ({texts[0]!r:.60}). The model's weights may "
                     "be damaged, or overflow on this device; try --device cpu"
                 )
-            shortened = sum(one != text for one, text in zip(short, texts, strict=True))
+            shortened = sum(one != joined(parts_of(text), names) for one, text in zip(short, texts, strict=True))
             known = [] if np.isnan(found.on_labels).any() else found.on_labels.tolist()
             progress.append({"p": found.probabilities.tolist(), "on_labels": known, "cut": shortened})
             advance(len(texts), "")
@@ -295,7 +314,10 @@ def _write(
 def _output(read: _Texts, prompt: Prompt, request: Request, p: Mapping[str, Sequence[float]]) -> Table:
     """Return the table to write: ids, texts, and the probability of each label; None for a row without one."""
     found: dict[str, list[Any]] = {request.id_column: read.ids} if request.id_column else {}
-    found[read.column] = [text or None for text in read.texts]
+    inputs = [column for column in (read.column, *read.fields.columns) if column not in found]
+    found |= {
+        column: [None if cols.is_missing(one) else one for one in read.table.columns[column]] for column in inputs
+    }
     for at, label in enumerate(prompt.labels):
         name = f"prob_{label}"
         if name in found:

@@ -36,6 +36,12 @@ FOLDS, LEAST_FOLDS = 5, 2
 MOST_PAIRS = 10  # pairs of classes that are listed
 
 
+def check_output(out: Path, formats: str) -> None:
+    """Raise UserError if `write_label_issues` would refuse to write to `out`, or to write one of the formats."""
+    page.checked_formats(formats)
+    page.refuse_others(out)
+
+
 def write_label_issues(found: LabelIssues, out: Path, formats: str = "html,md,csv") -> list[Path]:
     """Write the table of issues and a report into a folder; return the paths, the table first.
 
@@ -150,6 +156,7 @@ def _assess(dataset: Dataset, rows: np.ndarray, logits: np.ndarray, model: str, 
         examined=len(rows),
         classes=names,
         accuracy=float((logits.argmax(1) == labels).mean()),
+        majority=float(np.bincount(labels).max() / len(labels)),
         temperature=temperature,
         wrong=count_wrong(shares, labels, dataset.groups[rows]),
         likely_wrong=len(wrong),

@@ -143,6 +143,8 @@ class Asked:
     student: str | None = None
     teacher: str | None = None
     text_column: str | None = None
+    text_pair: str | None = None
+    prefix_column: Sequence[str] | None = None
     label_column: str | None = None
     preset: str | None = None
     recipe: Path | None = None
@@ -175,8 +177,8 @@ class Asked:
         return _given(baseline=self.baseline, metric=self.metric, margin=self.margin)
 
 
-RECIPE: tuple[str, ...] = ("arms", "methods", "drop_one", "student", "teacher", "text_column", "label_column")
-RECIPE += ("preset", "recipe", "settings")
+RECIPE: tuple[str, ...] = ("arms", "methods", "drop_one", "student", "teacher", "text_column", "text_pair")
+RECIPE += ("prefix_column", "label_column", "preset", "recipe", "settings")
 TUNING = ("space", "trials", "halving")
 
 
@@ -306,8 +308,10 @@ def _name(out: Path | None, data: str, what: str) -> str:
 
 def _base(data: str, asked: Asked) -> dict[str, Any]:
     """Return the tables under every arm: the given options over the recipe."""
+    columns = {"text_column": asked.text_column, "label_column": asked.label_column}
+    columns |= {"text_pair_column": asked.text_pair}
     tables: dict[str, dict[str, Any]] = {
-        "data": {"source": data, "text_column": asked.text_column, "label_column": asked.label_column},
+        "data": {"source": data, **columns, "prefix_columns": asked.prefix_column},
         "student": {"model": asked.student},
         "teacher": {"model": asked.teacher},
     }

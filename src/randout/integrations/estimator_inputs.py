@@ -15,6 +15,8 @@ from randout.data.columns import is_missing, row_list
 from randout.data.dataframes import columns_of
 from randout.data.labels import clean_label, listed
 
+PAIRS_HINT = 'For pairs of texts, use randout.train(table, settings={"data.text_pair_column": NAME})'
+
 
 class InputError(UserError, ValueError):
     """A UserError about an argument, which scikit-learn's tools know as a ValueError."""
@@ -40,7 +42,9 @@ def texts_of(given: Any, what: str = "X") -> list[str]:
         raise InputError(f"{what}: found one text, {given!r:.60}; expected a list of texts: [text]")
     shape = tuple(getattr(given, "shape", (1,)))
     if len(shape) == 2 and shape[1] != 1:
-        raise InputError(f"{what}: found a table with {shape[1]} columns; expected one column of texts: table['text']")
+        raise InputError(
+            f"{what}: found a table with {shape[1]} columns; expected one column of texts: table['text']. {PAIRS_HINT}"
+        )
     if len(shape) not in (1, 2):
         raise InputError(f"{what}: found an array of {len(shape)} dimensions; expected a list of texts")
     if hasattr(given, "__len__") and len(given) == 0:
@@ -49,7 +53,8 @@ def texts_of(given: Any, what: str = "X") -> list[str]:
     texts = ["" if _missing(value) else value for value in values]
     for at, text in enumerate(texts):
         if not isinstance(text, str):
-            raise InputError(f"{what}[{at}] is {text!r:.60}, {type_words(text)}; expected a string")
+            hint = f". {PAIRS_HINT}" if isinstance(text, list | tuple | dict) else ""
+            raise InputError(f"{what}[{at}] is {text!r:.60}, {type_words(text)}; expected a string{hint}")
     return texts
 
 

@@ -20,6 +20,7 @@ from randout.core.errors import UserError
 ANSWERS = ("letter", "name")
 LETTERS = 26  # options that a prompt of the decision pipeline can have
 INSTRUCTION = "Which label fits this text best?"
+PAIR_INSTRUCTION = "Which label fits this pair of texts best?"
 TEMPLATE = "{instruction}\n\nText: {text}\n\nLabels: {labels}\n\nAnswer with one of the labels only."
 WITHOUT_CHAT = "\n\nLabel:"  # ends the default template for a model without a chat template
 PLACES = re.compile(r"\{(text|labels|instruction)\}")

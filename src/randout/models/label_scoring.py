@@ -266,7 +266,35 @@ def text_limit(scorer: Scorer, asked: int) -> int:
     return min(asked, room)
 
 
-def cut(tokenizer: Any, text: str, max_length: int) -> str:
+def joined(texts: Sequence[str], names: Sequence[str] = ()) -> str:
+    """Return what a prompt has in place of {text}: one text, or those of a pair on lines that begin with their names.
+
+    premise: It rains.
+    hypothesis: The street is wet.
+    """
+    return "\n".join(f"{name}: {text}" for name, text in zip(names, texts, strict=True)) if names else texts[0]
+
+
+def cut(tokenizer: Any, texts: Sequence[str], names: Sequence[str], max_length: int) -> str:
+    """Return `joined(texts, names)` of at most about `max_length` tokens.
+
+    A text keeps its start. Of a pair, the longer text is cut until both are equally long, then both.
+    """
+    if len(texts) == 1:
+        return _start(tokenizer, texts[0], max_length)
+    room = max(max_length - _tokens(tokenizer, joined(["", ""], names)), 2)
+    first, second = (_tokens(tokenizer, text) for text in texts)
+    if first + second <= room:
+        return joined(texts, names)
+    first = min(first, max(room - second, room // 2))
+    return joined([_start(tokenizer, texts[0], first), _start(tokenizer, texts[1], room - first)], names)
+
+
+def _tokens(tokenizer: Any, text: str) -> int:
+    return len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def _start(tokenizer: Any, text: str, max_length: int) -> str:
     """Return the start of a text that has at most `max_length` tokens; the text itself if it is not longer."""
     if 4 * len(text) < max_length:  # a character has at most four bytes, and a token at least one
         return text

@@ -59,6 +59,11 @@ class Source:
         return self.folder.parent.name if self.folder.name == "model" else self.folder.name
 
     @property
+    def pinned(self) -> str:
+        """The name by which the same model is found again: with its commit if it came from the hub."""
+        return f"{self.name}@{self.revision}" if self.revision else self.name
+
+    @property
     def is_pooled(self) -> bool:
         """Whether it is a classifier on mean-pooled token states (`mean_pooling`)."""
         return folder_checks.is_pooled(self.folder)

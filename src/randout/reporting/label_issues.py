@@ -36,6 +36,17 @@ def bound_words(found: LabelIssues) -> str:
     return f"at most {most:,.0f} ({most / found.wrong.rows:.1%}), if labels are wrong at random"
 
 
+def weak_words(found: LabelIssues) -> str:
+    """Return the warning for a model that learned nothing, whose doubts say nothing about the labels; empty for any other."""
+    if found.accuracy > found.majority:
+        return ""
+    return (
+        f"The model predicts {found.accuracy:.1%} of the labels, and always the most common one would be right for "
+        f"{found.majority:.1%}: it learned nothing, so its doubts say nothing about the labels. Name a student that can learn "
+        "them (--student)"
+    )
+
+
 def issue_lines(found: LabelIssues) -> list[str]:
     """Format what was found for a terminal: numbers, ambiguous pairs, and the first issues."""
     baseline = f"{found.accuracy:.1%} of {plural(found.examined, 'label')}"
@@ -85,9 +96,10 @@ def _overview(found: LabelIssues) -> Section:
         ("labels corrected before", found.corrected),
     ]
     table = Table("overview", "What was found", (Column("what"), Column("rows", "count")), tuple(rows))
+    weak = [weak_words(found)] if weak_words(found) else []
     estimate = f"Wrong labels, estimated by confident learning: {estimate_words(found)}; {bound_words(found)}. {LIMITS}"
     todo = f"To correct labels, fill in the column corrected_label of {FILE} and train with --corrections {FILE}."
-    return Section("labels", "Labels", (table, estimate, todo))
+    return Section("labels", "Labels", (table, *weak, estimate, todo))
 
 
 def _pairs(found: LabelIssues) -> Section:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from randout.core.errors import Failure, UserError, nearest
+from randout.core.files import check_folder_name
 
 from .pictures import draw_picture, to_bytes
 from .sections import Chapter
@@ -97,7 +98,8 @@ def _swap(made: Path, folder: Path) -> None:
 
 
 def refuse_others(folder: Path) -> None:
-    """Raise UserError if `folder` is a file or holds anything but an unchanged earlier report."""
+    """Raise UserError if `folder` is a file, has the name of one, or holds anything but an unchanged earlier report."""
+    check_folder_name(folder)
     if not folder.exists():
         return
     if not folder.is_dir():

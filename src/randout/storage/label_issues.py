@@ -48,7 +48,8 @@ class AmbiguousPair:
 class LabelIssues:
     """Doubtful labels of a dataset.
 
-    accuracy: share of the examined rows whose label the model predicts out of fold. rows: labelled ones; examined: those with
+    accuracy: share of the examined rows whose label the model predicts out of fold; majority: share of their most common label,
+    which accuracy exceeds if the model learned anything. rows: labelled ones; examined: those with
     out-of-fold probabilities. conflicting_groups, conflicting_rows: copies with different labels. wrong: how many labels are
     wrong, by confident learning. corrected: labels that `data.corrections` changed first.
     """
@@ -60,6 +61,7 @@ class LabelIssues:
     examined: int
     classes: list[str]
     accuracy: float
+    majority: float
     temperature: float
     wrong: WrongLabels
     likely_wrong: int

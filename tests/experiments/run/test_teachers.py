@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import tomllib
@@ -32,6 +33,7 @@ from randout.reporting.subjects import Model
 from randout.stats.metrics import score
 from randout.storage.run_folder import RunFolder
 from randout.storage.run_record import RunRecord
+from support.hub_server import HubServer
 
 SETTINGS = {"epochs": 1, "learning_rate": 2e-3, "precision": "float32", "batch_size": 16, "device": "cpu"}
 Tiny = Callable[[str], Path]
@@ -125,6 +127,28 @@ def test_a_run_that_was_stopped_finds_its_teachers_again(asked: dict[str, Any], 
     done = pipeline.execute(plan, Options(runs=moved / "runs", show=Show(quiet=True)))
     assert done.folder == run.path
     assert RunFolder(done.folder).finished
+
+
+def test_a_further_teacher_from_the_hub_is_recorded_with_its_commit(
+    first: Path, model_hub: HubServer, tiny_model: Tiny, toy_csv: Any, tmp_path: Path
+) -> None:
+    """Also for the repetition of the run after the branch has moved on."""
+    commit = model_hub.commit("ada/other", first / "model")
+    data = toy_csv(90, 1)
+    with data.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    answers = [{"text": row["text"], "answer": row["label"], "confidence": 0.8} for row in rows]
+    soft = tmp_path / "answers.json"
+    soft.write_text(json.dumps(answers), encoding="utf-8")
+    asked = tables(data, tiny_model("bert"), soft, [], **{"multi-teacher": {}})
+    asked["teacher"]["more"] = ["ada/other@main"]
+    plan = plan_of(asked)
+    assert plan.config.teacher.more == (f"ada/other@{commit}",), "in run.toml while the run may have to be resumed"
+    run = RunFolder(pipeline.execute(plan, Options(runs=tmp_path / "runs", show=Show(quiet=True))).folder)
+    assert tomllib.loads((run.path / "run.toml").read_text())["teacher"]["more"] == [f"ada/other@{commit}"]
+    (model,) = (first / "model").glob("*.safetensors")
+    model_hub.commit("ada/other", {model.name: b"another"})
+    assert make(stored_config(run)).fingerprint == plan.fingerprint
 
 
 def _bring(holder: Any, key: Any, place: Path) -> None:

@@ -6,7 +6,7 @@ Needs no PyTorch, so that a file that cannot be used is reported before it is lo
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -136,7 +136,7 @@ def import_teacher(file: SoftLabelFile | SoftLabelShards, config: Config, datase
     if isinstance(file, SoftLabelShards):
         return _import_shards(file, config, dataset)
     table = _table(file.state()[0], file.name, config.data.encoding)
-    key = _key_column(table, config, dataset)
+    table, key = _keyed(table, config, dataset)
     soft = _soft_labels(table, config, dataset, key)
     if soft.form.startswith(("labels alone", "label sets alone")) and table.sha256 in (
         dataset.sha256,
@@ -183,7 +183,8 @@ def import_teacher(file: SoftLabelFile | SoftLabelShards, config: Config, datase
         calibration_error=list(found.calibration_error) if found else [],
     )
     identity = {"model": table.sha256, "joined_by": record.joined_by, "temperature": asked}
-    notes = _notes(record, soft, len(soft_rows) - len(rows), validation, lost_of)
+    by = f"column {key!r}" if config.data.id_column else "exact text" + f" (columns {key})" * bool(dataset.fields)
+    notes = _notes(record, soft, by, len(soft_rows) - len(rows), validation, lost_of)
     return ImportedTeacher(file.name, identity, logits, record, validation, (*notes, *differing), thresholds=thresholds)
 
 
@@ -295,24 +296,36 @@ def _check_logits_suffice(teacher: str, why: str, instead: str, methods: Collect
             )
 
 
-def _key_column(table: Table, config: Config, dataset: Dataset) -> str:
-    """Return the column of the file by which its rows are joined. Raises UserError."""
+def _keyed(table: Table, config: Config, dataset: Dataset) -> tuple[Table, str]:
+    """Return the file and its column by which rows are joined. Raises UserError.
+
+    Inputs of several columns are joined by all of these, which become one column of the table.
+    """
     if config.data.id_column:
-        return named_column(table, config.data.id_column, "--id-column")
+        return table, named_column(table, config.data.id_column, "--id-column")
+    own = dataset.columns["text"] or ""
     if dataset.fields:
-        raise UserError(
-            f"--teacher {table.name}: the data are {dataset.fields.words}, so a text alone does not tell the row of its soft "
-            "label. Name a column of ids in both files with --id-column"
-        )
-    if (own := dataset.columns["text"] or "") in table.columns:
-        return named_column(table, own, "--text-column")
+        columns = (own, *dataset.fields.columns)
+        if missing := [column for column in columns if column not in table.columns]:
+            raise UserError(
+                f"--teacher {table.name}: the data are {dataset.fields.words}, so soft labels are joined by "
+                f"{', '.join(map(repr, columns))}, and the file has no column {missing[0]!r}. Add it, or name a column of ids in "
+                "both files with --id-column"
+            )
+        for column in columns:
+            named_column(table, column, "--text-column")  # refuses a name that occurs twice
+        rest = {name: values for name, values in table.columns.items() if name not in columns}
+        key = ", ".join(columns)
+        return replace(table, columns={key: dataset.fields.read_table(table, own), **rest}), key
+    if own in table.columns:
+        return table, named_column(table, own, "--text-column")
     found = [name for word in ALL_TEXT_NAMES for name in table.columns if name.lower() == word]
     if len(found) != 1:
         raise UserError(
             f"{table.name}: no column {own!r} with the texts of the data, by which soft labels are joined. Add it, or name a "
             f"column of ids in both files with --id-column. Columns: {', '.join(map(repr, table.columns))}"
         )
-    return found[0]
+    return table, found[0]
 
 
 @dataclass(frozen=True)
@@ -372,12 +385,14 @@ def _differing_texts(table: Table, soft: SoftLabels, joined: _Joined, dataset: D
 
     Raises UserError if most differ: the ids are then those of other rows.
     """
-    column = dataset.columns["text"] or ""
-    if column not in table.columns:
-        return []
-    texts = table.columns[column]
+    names = filter(None, (dataset.columns["text"], dataset.fields.pair))
+    columns = {at: table.columns[name] for at, name in enumerate(names) if name in table.columns}
     pairs = {row: soft.rows[joined.place[row]] for row in joined.rows.tolist()}
-    other = [row for row, place in pairs.items() if texts[place - 1] not in (None, "", texts_in(dataset.texts[row])[0])]
+    other = [
+        row
+        for row, place in pairs.items()
+        if any(texts[place - 1] not in (None, "", texts_in(dataset.texts[row])[at]) for at, texts in columns.items())
+    ]
     if not other:
         return []
     first = other[0]
@@ -426,11 +441,13 @@ def _scored(dataset: Dataset, logits: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def _notes(
-    record: ImportedLabels, soft: SoftLabels, unusable: int, validation: dict[str, Any], lost_of: str
+    record: ImportedLabels, soft: SoftLabels, by: str, unusable: int, validation: dict[str, Any], lost_of: str
 ) -> list[str]:
-    """Return what the log says about a file: form, rows, what is not used, score, and temperature."""
+    """Return what the log says about a file: form, rows, what is not used, score, and temperature.
+
+    by: what the rows are joined by. lost_of: what the lost share is one of.
+    """
     start = f"teacher {record.file}"
-    by = "exact text" if record.joined_by == "text" else f"column {record.joined_by!r}"
     counts = ", ".join(f"{count:,} of {record.of[name]:,} {name} rows" for name, count in record.rows.items())
     notes = [f"{start}: soft labels from {soft.form}, joined by {by}: {counts}"]
     notes += [f"{start}: {note}" for note in soft.notes]

@@ -326,7 +326,7 @@ def _finish(
         record.teacher, record.sizes = _used_teachers(teacher), _sizes(plan, trained, teacher, show)
     record.finished = run_folder.now()
     run.write("run.json", record.as_json())
-    first, *more = [_teacher_name(one, run.path) for one in (teacher, *teacher.others)] if teacher else ["none"]
+    first, more = (_teacher_name(teacher, run.path), _more_names(plan, teacher, run.path)) if teacher else ("none", [])
     named, train = {"model": _hub_name(plan) or first}, plan.config.train
     if plan.fold_teachers:
         settings, train = cross_fit.settings_to_repeat(plan)
@@ -358,6 +358,15 @@ def _hub_name(plan: Plan) -> str:
 def _teacher_name(teacher: TeacherOutputs, folder: Path) -> str:
     """Return how `run.toml` names a teacher of a finished run: its name, or the path of a file of soft labels."""
     return portable(teacher.imported.name, folder) if teacher.imported else teacher.name
+
+
+def _more_names(plan: Plan, teacher: TeacherOutputs, folder: Path) -> list[str]:
+    """Return how `run.toml` names the further teachers of a finished run; a classifier from the hub with its commit."""
+    names = (_teacher_name(one, folder) for one in teacher.others)
+    return [
+        pinned if isinstance(one, Source) and one.revision else name
+        for one, pinned, name in zip(plan.more, plan.config.teacher.more, names, strict=True)
+    ]
 
 
 def refitted(plan: Plan, run: RunFolder, teacher: TeacherOutputs | None, options: Options) -> TrainedStudent:

@@ -120,6 +120,8 @@ def _encoder_plan(config: Config, dataset: Dataset, required: Collection[str]) -
         plan = replace(plan, fold_teachers=_fold_teachers(plan, own_config, gold))
     further: list[str] = []
     more = _find_more_teachers(plan, further)
+    config = config.model_copy(update={"teacher": config.teacher.model_copy(update={"more": _pinned(more, config)})})
+    plan = replace(plan, config=config)
     plan = _check_leaks(replace(plan, more=more, notes=(*plan.notes, *further)))
     if config.student.alternative:
         plan = _with_alternative(plan)
@@ -343,6 +345,15 @@ def _find_more_teachers(plan: Plan, notes: list[str]) -> tuple[Source | Imported
         if known[at] in known[:at]:
             raise UserError(f"teacher.more: {name} is named twice. Name each teacher once; a method sets their weights")
     return tuple(found)
+
+
+def _pinned(more: Sequence[Source | ImportedTeacher | Plan], config: Config) -> tuple[str, ...]:
+    """Return the names of the further teachers, with the commit of those from the hub."""
+    sources = [one.student.source if isinstance(one, Plan) else one for one in more]
+    return tuple(
+        source.pinned if isinstance(source, Source) and source.revision else name
+        for source, name in zip(sources, config.teacher.more, strict=True)
+    )
 
 
 def _check_labels(teacher: Source, dataset: Dataset, named: Sequence[str] | None, name: str) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import randout
 from randout.core.console import Show
 from randout.core.errors import UserError
-from randout.core.files import check_folder, replacing, resolved_place
+from randout.core.files import check_folder, check_folder_name, replacing, resolved_place
 from randout.core.hardware import limit_kernel_cache
 from randout.core.lazy import torch
 from randout.core.wording import plural, verb
@@ -135,6 +135,8 @@ def prepare(request: ShardRequest, options: Options) -> tuple[Task, LoadedClassi
     """
     shared, show = options.jobs > 1 or bool(options.cluster), options.show
     _check_apart(request)
+    if not is_url(request.out):
+        check_folder_name(Path(request.out).expanduser())
     shards = tuple(find_shards(request.inputs))
     if shared and any(place.startswith("memory://") for place in (request.out, *request.inputs)):
         raise UserError("memory:// belongs to one process; leave --jobs and --cluster out, or name a folder")

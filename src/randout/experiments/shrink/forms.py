@@ -106,12 +106,21 @@ def _all_forms(
 ) -> list[LadderForm]:
     folder = study / "forms" / model.slug
     if model.rung.kind == "words":
-        return _or_note(model, None, folder, study, held, False, (), show, notes)
+        return _written_export(model, model.folder, folder, study, held, False, (), show)
+
+    def exported(source: Source, target: Path, trimmed: bool, reference: np.ndarray) -> list[LadderForm]:
+        if not onnx:
+            return []
+        try:
+            return _written_export(model, source.folder, target, study, held, trimmed, onnx, show, source, reference)
+        except UserError as error:
+            notes.append(f"{model.rung.name}{', trimmed' if trimmed else ''}: no ONNX forms: {error}")
+            return []
+
     source = find(str(model.folder))
     found = [_described(model, "torch", False, source.folder, study)]
     logits = _score(found[0], model, study, held, show).logits
-    if onnx:
-        found += _or_note(model, source, folder, study, held, False, onnx, show, notes, logits)
+    found += exported(source, folder, False, logits)
     if not trim:
         return found
     place = folder.with_name(f"{folder.name}-trimmed")
@@ -127,36 +136,11 @@ def _all_forms(
     small = Source(f"{model.rung.name}, trimmed", place.resolve())
     found.append(_described(model, "torch", True, place, study))
     logits = _score(found[-1], model, study, held, show).logits
-    if onnx:
-        target = folder.with_name(f"{folder.name}-trimmed-onnx")
-        found += _or_note(model, small, target, study, held, True, onnx, show, notes, logits)
-    return found
+    return found + exported(small, folder.with_name(f"{folder.name}-trimmed-onnx"), True, logits)
 
 
 def _training_rows(dataset: Dataset) -> np.ndarray:
     return np.concatenate([dataset.split[name] for name in ("train", "unlabeled") if name in dataset.split])
-
-
-def _or_note(
-    model: Model,
-    source: Source | None,
-    folder: Path,
-    study: Path,
-    held: Rows,
-    trimmed: bool,
-    onnx: Sequence[str],
-    show: Show,
-    notes: list[str],
-    reference: np.ndarray | None = None,
-) -> list[LadderForm]:
-    """Export a model, or note why it cannot be."""
-    place = model.folder if source is None else source.folder
-    try:
-        return _written_export(model, place, folder, study, held, trimmed, onnx, show, source, reference)
-    except UserError as error:
-        which = "arrays" if source is None else "ONNX forms"
-        notes.append(f"{model.rung.name}{', trimmed' if trimmed else ''}: no {which}: {error}")
-        return []
 
 
 def _written_export(
