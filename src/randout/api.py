@@ -149,9 +149,7 @@ class Predictor:
     def _abstainer(self, target: str | float) -> Abstainer:
         from randout.experiments.run.abstention import abstainer
 
-        found = abstainer(self.name, target, Show(quiet=True), "abstain")
-        found.check_model(self.saved.thresholds)
-        return found
+        return abstainer(self.name, target, Show(quiet=True), "abstain")
 
     def predict_proba(self, texts: Iterable[str], *, show: Show | None = None) -> np.ndarray:
         """Return probabilities (n, C) of n texts, columns by `id2label`, in float32; texts are truncated as in training.

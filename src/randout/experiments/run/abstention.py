@@ -74,9 +74,6 @@ def abstainer(name: str, asked: str | float, show: Show, where: str = "--abstain
         raise UserError(f"{where} {target}: {NO_SETS}")
     record = find_abstention(name)
     if record is None:
-        run = run_of(name)
-        if run is not None and run.exists and run.record.identity.data.multi_label:
-            raise UserError(f"{where} {target}: {NO_SETS}")
         if target.kind != "confidence":
             raise UserError(
                 f"{where} {target}: {name} has no validation rows with one label each, by which a threshold is chosen. Name "
