@@ -328,6 +328,8 @@ def test_evaluate_splits(run: Run, finished: Path) -> None:
     found = json.loads(out)
     assert isinstance(found.pop("warnings"), list)
     assert found == stored["validation"]
+    code, out, _ = run("evaluate", finished / "runs" / "one")
+    assert (code, out.splitlines()[0]) == (0, "validation")
 
 
 def test_a_run_can_be_the_teacher(run: Run, finished: Path, tiny_model: Any, toy_csv: Any) -> None:

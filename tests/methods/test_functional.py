@@ -89,6 +89,14 @@ def test_unit_is_of_each_text_and_leaves_zero() -> None:
     torch.testing.assert_close(found[0] * gradient[0].norm(), gradient[0])
 
 
+def test_divergence_of_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(UserError, match=r"shapes \(5, 6\) and \(1, 6\)"):
+        kl_divergence(vectors(5, 0), vectors(5, 1)[:1], 1.0)
+    for temperature in (0.0, -1.0, float("nan")):
+        with pytest.raises(UserError, match="temperature: found .*; expected a number above 0"):
+            kl_divergence(vectors(5, 0), vectors(5, 1), temperature)
+
+
 def test_losses_keep_a_longer_format() -> None:
     """What is in half the bits is taken in float32; float64 stays, so that two programs can be compared in it."""
     for dtype, wanted in ((torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64,) * 2):

@@ -51,6 +51,19 @@ class TestFind:
         with pytest.raises(UserError, match="no such folder"):
             loading.find(name)
 
+    def test_misspelt_run(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        for name in ("first", "second"):
+            (tmp_path / "runs" / name).mkdir(parents=True)
+            (tmp_path / "runs" / name / "run.json").write_text("{}")
+        for find in (loading.find, sources.check_known):
+            with pytest.raises(UserError, match="runs/other: no such folder. Runs in this folder: first, second"):
+                find("runs/other")
+        with pytest.raises(UserError, match="Did you mean 'runs/first'"):
+            loading.find("runs/frist")
+        with pytest.raises(UserError, match="runs: this is a folder of runs, not a model. Name one of them, as runs/NAME"):
+            loading.find("runs")
+
     def test_file(self, tiny_model):
         with pytest.raises(UserError, match="this is a file"):
             loading.find(str(tiny_model("bert") / "model.safetensors"))

@@ -167,6 +167,8 @@ def evaluate(
         from randout.experiments.run import scoring
 
         scores, id2label = scoring.score_run(Path(run), split, show, allow_leaks, device, abstain)
+        if not as_json:
+            print(split)
     if as_json:
         print(json.dumps(scores.as_json(), indent=1))
     else:
