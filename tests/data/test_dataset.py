@@ -96,7 +96,9 @@ def test_classes_that_differ_in_case_are_one_note(here):
     notes = load(write(here / "a.csv", table(160, ("a", "A", "Bb", "bb", "BB", "c")))).report.notes
     found = [note for note in notes if "differ only in case" in note]
     assert len(found) == 1
-    assert found[0].startswith("classes 'A', 'a'; 'BB', 'Bb', 'bb' differ only in case: are they the same class? Write them alike")
+    assert found[0].startswith(
+        "classes 'A', 'a'; 'BB', 'Bb', 'bb' differ only in case: are they the same class? Write them alike"
+    )
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from randout.core.errors import UserError
-from randout.integrations.attach import attached
+from randout.integrations.attach import applied, attached
 from randout.methods.base import Batch, Context, Forward, Method, State, Step
 from randout.methods.cross_entropy import CrossEntropy
 from randout.methods.kd import KnowledgeDistillation

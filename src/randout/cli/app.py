@@ -201,7 +201,7 @@ def _opened(
     return open_evaluation(file, text, label, trained_columns(model), encoding or "auto", sets, fields)
 
 
-@app.command()
+@app.command(short_help="Predict the labels of texts, tables or Parquet shards.")
 def predict(
     model: Annotated[str, typer.Argument(help="a run or a classifier folder")],
     texts: Annotated[
