@@ -605,6 +605,14 @@ def test_compare_tells_long_names_apart_in_a_terminal_and_shows_them_whole_elsew
     assert all(".." in name for name in shown)
 
 
+def test_the_list_of_commands_is_not_cut_off(run: Run) -> None:
+    code, out, _ = run("--help")
+    assert code == 0
+    commands = out.partition("Commands:")[2].split("\n")
+    assert any("Show what this machine supports and what is missing." in line for line in commands)
+    assert not [line for line in commands if line.endswith("...")]
+
+
 def test_help_and_import_load_nothing_heavy() -> None:
     heavy = ("torch", "transformers", "numpy", "scipy", "sklearn", "pyarrow", "pydantic", "matplotlib")
     script = (

@@ -423,5 +423,6 @@ def _notes(record: ImportedLabels, soft: SoftLabels, unusable: int, validation: 
         ends = validation["intervals"].get("accuracy")
         between = f", 95 % interval {ends[0]:.2%} to {ends[1]:.2%}" if ends else ""
         rows = plural(validation["rows"], "validation row")
-        notes.append(f"{start}: validation accuracy {validation['accuracy']:.2%}{between}, on {rows}")
+        always = f"always predicting {validation['majority_label']!r:.60} has {validation['majority_baseline']:.2%}"
+        notes.append(f"{start}: validation accuracy {validation['accuracy']:.2%}{between}, on {rows}; {always}")
     return [*notes, f"{start}: {temperature_words(record)}"]
