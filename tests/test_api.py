@@ -216,6 +216,15 @@ def test_all_texts_of_a_list_get_their_label(two_texts):
     assert randout.predict(Path("my run"), [])[0] == []
 
 
+def test_a_result_is_shown_in_one_line(two_texts):
+    result = randout.train("two.csv", student="mnb-count", settings={"data.text_column": "summary"}, out="my run")
+    accuracies = [
+        f"{name} accuracy {scores['accuracy']:.2%}" for name, scores in result.metrics.items() if name != "warnings"
+    ]
+    assert len(accuracies) == 2
+    assert repr(result) == f"Result('my run', {', '.join(accuracies)})"
+
+
 def test_a_finished_run_that_cannot_be_written_is_found_all_the_same(two_texts, monkeypatch):
     monkeypatch.setattr(pipeline.run_folder, "is_writable", lambda _: False)
     monkeypatch.setattr(pipeline.RunFolder, "lock", None)

@@ -328,6 +328,8 @@ def test_evaluate_splits(run: Run, finished: Path) -> None:
     found = json.loads(out)
     assert isinstance(found.pop("warnings"), list)
     assert found == stored["validation"]
+    code, out, _ = run("evaluate", finished / "runs" / "one")
+    assert (code, out.splitlines()[0]) == (0, "validation")
 
 
 def test_a_run_can_be_the_teacher(run: Run, finished: Path, tiny_model: Any, toy_csv: Any) -> None:
@@ -601,6 +603,14 @@ def test_compare_tells_long_names_apart_in_a_terminal_and_shows_them_whole_elsew
     shown = [line[:44].rstrip() for line in run("compare", *paths)[1].splitlines()[3:5]]
     assert shown[0] != shown[1]
     assert all(".." in name for name in shown)
+
+
+def test_the_list_of_commands_is_not_cut_off(run: Run) -> None:
+    code, out, _ = run("--help")
+    assert code == 0
+    commands = out.partition("Commands:")[2].split("\n")
+    assert any("Show what this machine supports and what is missing." in line for line in commands)
+    assert not [line for line in commands if line.endswith("...")]
 
 
 def test_help_and_import_load_nothing_heavy() -> None:

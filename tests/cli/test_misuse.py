@@ -179,7 +179,7 @@ def test_finished_runs_and_their_mistakes(run, two_runs):
     broken = Path(shutil.copytree("runs/b", "broken"))
     (broken / "run.json").write_text("{")
     for words, parts in (
-        (["runs/a"], ["differ only in their seeds"]),
+        (["runs/a"], ["found one run", "at least two recipes"]),
         (["runs/a", "runs/a"], ["same settings and seed"]),
         (["runs/a", "old"], ["old", "format 0", "reads format 1"]),
         (["runs/a", "half"], ["half", "not finished"]),
@@ -294,6 +294,14 @@ def test_a_recipe_that_lists_methods_stands_alone_in_every_command(run):
     beside = study_requests.comparison("rows.csv", asked, None)
     assert set(arm_config(beside, "kd", METHODS).methods) == {"ce", "kd"}
     assert set(arm_config(beside, "r", METHODS).methods) == {"ce"}
+
+
+def test_a_bag_of_words_baseline_is_not_cross_validated_under_the_name_of_a_preset(run):
+    study = study_requests.cross_validation("rows.csv", study_requests.Asked(student="svm"), None)
+    assert list(study.arms) == ["svm"]
+    assert arm_config(study, "svm", METHODS).student.model == "svm"
+    study = study_requests.cross_validation("rows.csv", study_requests.Asked(student="bert"), None)
+    assert list(study.arms) == ["randout-kd"]
 
 
 def test_two_commands_and_their_results(run):

@@ -88,6 +88,17 @@ def test_the_same_request_gives_the_same_split_and_another_seed_another(here):
 def test_a_class_named_like_a_missing_value_is_noted(here):
     notes = load(write(here / "a.csv", table(60, ("none", "NaN", "yes")))).report.notes
     assert notes[-1] == "class 'NaN' looks like a missing label: is it really a class?"
+    notes = load(write(here / "b.csv", table(60, ("no", "NA", "yes")))).report.notes
+    assert notes[-1] == "class 'NA' looks like a missing label: is it really a class?"
+
+
+def test_classes_that_differ_in_case_are_one_note(here):
+    notes = load(write(here / "a.csv", table(160, ("a", "A", "Bb", "bb", "BB", "c")))).report.notes
+    found = [note for note in notes if "differ only in case" in note]
+    assert len(found) == 1
+    assert found[0].startswith(
+        "classes 'A', 'a'; 'BB', 'Bb', 'bb' differ only in case: are they the same class? Write them alike"
+    )
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])

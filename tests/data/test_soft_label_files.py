@@ -181,6 +181,7 @@ P = {"prob_bad": 0.2, "prob_good": 0.7, "prob_so so": 0.1}
         ([{"text": "a", "top_logprobs": "[1, 2]"}], ["row 1 (line 2)", "expected candidates of one token"]),
         ([{"text": "a", "top_logprobs": '{"good": 0.5}'}], ["row 1 (line 2)", "'good' is 0.5", "at most 0"]),
         ([{"text": "a", "top_logprobs": '{"good": -0.1, "bad": -0.1}'}], ["row 1 (line 2)", "sum to 1.81"]),
+        ([{"text": "a", "Good": 0.9, "bad": 0.1}], ["no soft labels found", "rename it to 'prob_Good', and so on"]),
         ([{"text": "a", "what": "good"}], ["no soft labels found", "prob_CLASS", "'what'"]),
         ([{"text": "a", "label": "good"}, {"text": "a", "label": "bad"}], ["rows 1, 2 (lines 2, 3)", "'a'"]),
         (

@@ -227,7 +227,17 @@ def test_its_max_length_is_taken_and_a_file_of_a_known_name_is_not_the_known_dat
     assert "max length: 20 tokens, as stated for my" in plan.notes
     named = write(tmp_path / "rhmd.csv", 60, 0)
     own = planning.make(configured(named, tiny_model("bert"), text_column="words", label_column="kind"))
-    assert any("99th percentile" in note for note in own.notes)
+    assert any(note.endswith("tokens, the 99th percentile of the training texts") for note in own.notes)
+
+
+def test_a_max_length_that_the_encoder_limits_is_not_called_a_percentile(tiny_model, tmp_path):
+    long = tmp_path / "long.csv"
+    long.write_text("text,label\n" + "".join(f"{'good ' * 600}{row},{'ab'[row % 2]}\n" for row in range(40)))
+    plan = planning.make(configured(long, tiny_model("bert")))
+    note = next(note for note in plan.notes if note.startswith("max length"))
+    limit = plan.config.student.max_length
+    assert note.startswith(f"max length: {limit} tokens, the most that bert takes; the 99th percentile")
+    assert int(note.rpartition(" ")[2].replace(",", "")) > limit
 
 
 def test_portable_paths(tmp_path, monkeypatch):

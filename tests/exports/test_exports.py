@@ -218,7 +218,7 @@ class TestEncoder:
             assert one.returncode == 0, one.stderr
             assert one.stdout == printed[0].stdout
             empty, cut = one.stderr.splitlines()
-            assert empty == f"note: 1 of {len(texts)} texts are empty and get no label"
+            assert empty == f"note: 1 of {len(texts)} texts is empty and gets no label"
             assert cut == f"note: 2 of {len(texts)} texts are too long and were cut"
         rows = [json.loads(line) for line in printed[0].stdout.splitlines()]
         assert rows[4] == {"text": " ", "label": None, "score": None, "probabilities": None}
@@ -272,7 +272,7 @@ class TestEncoder:
             rows = [line.split("\t") for line in done.stdout.splitlines()]
             assert [row[:2] for row in rows] == [*by_line, ["", ""]]
             assert rows[0][2] == 'a "good", long match'
-            assert done.stderr == "note: 1 of 3 texts are empty and get no label\n"
+            assert done.stderr == "note: 1 of 3 texts is empty and gets no label\n"
             piped = call("--text-column", column, given=(tmp_path / name).read_text(encoding="utf-8"))
             assert piped.stdout == done.stdout
         wrong = call("--file", str(tmp_path / "b.TSV"))

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from randout.core.errors import UserError
-from randout.integrations.attach import attached
+from randout.integrations.attach import applied, attached
 from randout.methods.base import Batch, Context, Forward, Method, State, Step
 from randout.methods.cross_entropy import CrossEntropy
 from randout.methods.kd import KnowledgeDistillation
@@ -318,7 +318,12 @@ def test_mistakes_are_said(tiny_model: Tiny) -> None:
             pass
     with pytest.raises(UserError, match="already has the loss 'ce'"), attached(model, [CrossEntropy()] * 2):
         pass
+    with pytest.raises(UserError, match="found 'randout', expected a method"), applied(model, "randout"):  # type: ignore[arg-type]
+        pass
+    with pytest.raises(TypeError, match="Linear: no transformers encoder"), applied(torch.nn.Linear(2, 2), Randout()):
+        pass
     with attached(model, [Ascent()]) as work:
+        assert repr(work) == "Attached(BertForSequenceClassification, methods: ce, ascent)"
         with pytest.raises(UserError, match=r"methods.ascent: .* attached.backward"):
             work.loss(model(**batch), labels)
         with pytest.raises(UserError, match="last training forward"):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from randout.core.errors import UserError
 from randout.methods.functional import at_least_float32, barlow_twins, info_nce, kl_divergence, unit
 
 
@@ -87,6 +88,14 @@ def test_unit_is_of_each_text_and_leaves_zero() -> None:
     found = unit(gradient)
     torch.testing.assert_close(found.flatten(1).norm(dim=1), torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64))
     torch.testing.assert_close(found[0] * gradient[0].norm(), gradient[0])
+
+
+def test_divergence_of_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(UserError, match=r"shapes \(5, 6\) and \(1, 6\)"):
+        kl_divergence(vectors(5, 0), vectors(5, 1)[:1], 1.0)
+    for temperature in (0.0, -1.0, float("nan")):
+        with pytest.raises(UserError, match="temperature: found"):
+            kl_divergence(vectors(5, 0), vectors(5, 1), temperature)
 
 
 def test_losses_keep_a_longer_format() -> None:

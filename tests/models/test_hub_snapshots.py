@@ -109,7 +109,9 @@ class TestDownload:
 
     def test_a_download_that_failed_keeps_the_files_that_were_complete(self, model: str, model_hub: HubServer) -> None:
         model_hub.faults.append(Fault("GET /storage/", times=6, cut=0))
-        with pytest.raises(Failure, match=r"^ada/tiny: the model hub cannot be reached") as failed:
+        with pytest.raises(
+            Failure, match=r"^ada/tiny: not found locally, and the model hub cannot be reached"
+        ) as failed:
             loading.find("ada/tiny")
         assert failed.value.exit_code == 1
         with pytest.MonkeyPatch.context() as patch:
@@ -216,7 +218,9 @@ class TestAccess:
         folder = loading.find("ada/tiny@main").folder
         monkeypatch.setattr(library.constants, "ENDPOINT", "http://127.0.0.1:9")
         assert loading.find("ada/tiny").folder == loading.find("ada/tiny@main").folder == folder
-        with pytest.raises(Failure, match=r"^ada/other: the model hub cannot be reached \(ConnectError\)") as found:
+        with pytest.raises(
+            Failure, match=r"^ada/other: not found locally, and the model hub cannot be reached \(ConnectError\)"
+        ) as found:
             loading.find("ada/other")
         assert found.value.exit_code == 1
         assert "cannot be reached" in sources.check_known("ada/other")

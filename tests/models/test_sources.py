@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from randout.core.errors import UserError
-from randout.models import loading
+from randout.models import loading, sources
 
 pytestmark = pytest.mark.usefixtures("empty_caches")
 
@@ -50,6 +50,21 @@ class TestFind:
     def test_no_folder(self, name):
         with pytest.raises(UserError, match="no such folder"):
             loading.find(name)
+
+    def test_misspelt_run(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        for name in ("first", "second"):
+            (tmp_path / "runs" / name).mkdir(parents=True)
+            (tmp_path / "runs" / name / "run.json").write_text("{}")
+        for find in (loading.find, sources.check_known):
+            with pytest.raises(UserError, match=r"runs/other: no such folder\. Runs in this folder: first, second"):
+                find("runs/other")
+        with pytest.raises(UserError, match="Did you mean 'runs/first'"):
+            loading.find("runs/frist")
+        with pytest.raises(
+            UserError, match=r"runs: this is a folder of runs, not a model\. Name one of them, as runs/NAME"
+        ):
+            loading.find("runs")
 
     def test_file(self, tiny_model):
         with pytest.raises(UserError, match="this is a file"):

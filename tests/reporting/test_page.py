@@ -594,6 +594,18 @@ def test_learning_curves_are_drawn_at_the_epochs_of_their_validations(tmp_path: 
     assert curve_points(tmp_path / "out", "seldom") == pytest.approx({2: 52, 4: 54, 6: 56, 7: 57})
 
 
+def test_a_model_fitted_in_one_step_has_no_learning_curve(tmp_path: Path) -> None:
+    words, encoder = with_history(make_run(tmp_path / "words", "plain"), [1]), make_run(tmp_path / "encoder", "kd")
+    write_json(words / "history.json", json.loads((words / "history.json").read_text()) | {"ended": "fitted"})
+    report([words], tmp_path / "alone", formats="md")
+    text = (tmp_path / "alone" / "report.md").read_text(encoding="utf-8")
+    assert "Learning" not in text
+    assert "Bag-of-words baselines (words) give scores that rank the classes, not probabilities." in text
+    report([words, with_history(encoder, [1, 2])], tmp_path / "out", formats="html,csv")
+    assert curve_points(tmp_path / "out", "words") == {}
+    assert curve_points(tmp_path / "out", "encoder") == pytest.approx({1: 51, 2: 52})
+
+
 def test_learning_curves_average_units_at_the_same_epoch(tmp_path: Path) -> None:
     study = make_study(tmp_path / "study")
     for seed, validated in enumerate(([2, 4], [2, 4, 5], [4, 5])):

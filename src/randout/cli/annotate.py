@@ -16,7 +16,7 @@ from .tools import AsJson, Encoding, LabelColumn, PrefixColumn, Quiet, TextColum
 app = typer.Typer(rich_markup_mode=None)
 
 
-@app.command()
+@app.command(short_help="Label the texts of a table with a local language model.")
 def annotate(
     table: Annotated[str, typer.Argument(help="a CSV, TSV, JSON Lines or Parquet file with texts", metavar="TABLE")],
     model: Annotated[str, typer.Option(help="folder or hub name of a chat model or another causal language model")],

@@ -168,6 +168,8 @@ def evaluate(
         from randout.experiments.run import scoring
 
         scores, id2label = scoring.score_run(Path(run), split, show, allow_leaks, device, abstain)
+        if not as_json:
+            print(split)
     if as_json:
         print(json.dumps(scores.as_json(), indent=1))
     else:
@@ -200,7 +202,7 @@ def _opened(
     return open_evaluation(file, text, label, trained_columns(model), encoding or "auto", sets, fields)
 
 
-@app.command()
+@app.command(short_help="Predict the labels of texts, tables or Parquet shards.")
 def predict(
     model: Annotated[str, typer.Argument(help="a run or a classifier folder")],
     texts: Annotated[

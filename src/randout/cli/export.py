@@ -16,7 +16,7 @@ from .tools import AsJson, Quiet, example_input, print_table
 app = typer.Typer(rich_markup_mode=None)
 
 
-@app.command()
+@app.command(short_help="Export a run's model for deployment without PyTorch.")
 def export(
     run: Annotated[Path, typer.Argument(help="a finished run", metavar="RUN")],
     out: Annotated[Path, typer.Option("-o", "--out", help="new folder to write")],

@@ -32,7 +32,7 @@ from .tools import (
 app = typer.Typer(rich_markup_mode=None)
 
 
-@app.command("label-issues")
+@app.command("label-issues", short_help="Find rows whose labels are doubtful.")
 def label_issues(
     data: Annotated[
         str, typer.Argument(help="a table of texts and labels, a named dataset, or a dataset TOML file", metavar="DATA")

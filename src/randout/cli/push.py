@@ -17,7 +17,7 @@ from .tools import AsJson, Quiet
 app = typer.Typer(rich_markup_mode=None)
 
 
-@app.command()
+@app.command(short_help="Upload a run's model to the Hugging Face Hub and check it.")
 def push(
     run: Annotated[Path, typer.Argument(help="a finished run", metavar="RUN")],
     repository: Annotated[str, typer.Argument(help="name on the hub: USER/NAME", metavar="USER/NAME")],

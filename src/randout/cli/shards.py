@@ -55,7 +55,7 @@ Cluster = Annotated[
 JobGpus = Annotated[float | None, typer.Option(help="shards, with --cluster: GPUs of each process, such as 0.5")]
 
 
-@app.command("soft-labels")
+@app.command("soft-labels", short_help="Store the soft labels of a teacher or a model.")
 def soft_labels(
     data: Annotated[
         str, typer.Argument(help="labelled data; with -o: a run or a classifier folder", metavar="DATA|MODEL")

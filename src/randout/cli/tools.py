@@ -256,7 +256,7 @@ def init(
         print(f"written to {out}; use it with randout train DATA --recipe {shell_path(out)}")
 
 
-@app.command()
+@app.command(short_help="Show what this machine supports and what is missing.")
 def doctor(plugin: Plugins = None, as_json: AsJson = False) -> None:
     """Show what this machine supports, what is missing, and the methods that are not built in."""
     from .doctor import examine

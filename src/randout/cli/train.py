@@ -274,7 +274,7 @@ def _introduce(config: Config, dataset: Dataset, show: Show) -> None:
         held_out = [counts for name, counts in dataset.report.class_counts.items() if name in ("validation", "test")]
         scored = all(all(counts.values()) for counts in held_out)  # macro F1 counts a class without rows as 0
         show.say(
-            f"hint: the largest class is {dataset.report.imbalance:.1f} times the smallest; "
+            f"hint: the largest class is {dataset.report.imbalance:.3g} times the smallest; "
             f"consider --set metric={'macro_f1' if scored else 'balanced_accuracy'}{weights}"
         )
 

@@ -170,7 +170,7 @@ def load(table: DataTable) -> Dataset:
     Raises UserError naming file, row or line, and column for anything that cannot be used.
     """
     if not table.source:
-        raise UserError("no data given. Name a file or a dataset, as in `randout train reviews.csv`")
+        raise UserError("no data given. Name a file or a dataset, such as reviews.csv")
     check_split(table)
     files = {role: path for role in ("validation", "test", "unlabeled") if (path := getattr(table, role))}
     if is_sharded(files.get("unlabeled", "")):

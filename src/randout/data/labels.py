@@ -358,17 +358,22 @@ def _unknown_label(
     )
 
 
+MERGE = "Write them alike in the table, or map them to one name under `labels` of a TOML file that describes the data"
+
+
 def class_name_notes(names: Sequence[str]) -> list[str]:
     """Return notes on class names that look alike, differ only in case, or look like a missing value."""
-    seen: dict[str, str] = {}
-    alike = []
+    groups: dict[str, list[str]] = {}
     for name in names:
-        other = seen.setdefault(lookalike_key(name), name)
-        if other != name and other.casefold() == name.casefold():
-            alike.append(f"classes {other!r} and {name!r} differ only in case: are they the same class?")
-        elif other != name:
-            alike.append(
-                f"classes {other!r} and {name!r} look alike ({other!a} and {name!a}): are they the same class?"
-            )
-    blank = [name for name in names if name.casefold() in ("nan", "null", "n/a", "<na>")]
+        groups.setdefault(lookalike_key(name), []).append(name)
+    cased, alike = [], []
+    for same in (group for group in groups.values() if len(group) > 1):
+        if len({name.casefold() for name in same}) == 1:
+            cased.append(", ".join(map(repr, same)))
+        else:
+            shown = f"{' and '.join(map(repr, same))} look alike ({' and '.join(map(ascii, same))})"
+            alike.append(f"classes {shown}: are they the same class? {MERGE}")
+    if cased:
+        alike.insert(0, f"classes {'; '.join(cased)} differ only in case: are they the same class? {MERGE}")
+    blank = [name for name in names if name.casefold() in ("na", "nan", "null", "n/a", "#n/a", "<na>")]
     return alike + [f"class {name!r} looks like a missing label: is it really a class?" for name in blank]

@@ -440,8 +440,14 @@ def _labels(table: Table, lower: dict[str, str], keys: Sequence[str | None], kno
         return _shares(f"votes of several annotators ({shown_columns(votes)})", rows, known)
     column = first(lower, [*PREDICTED_NAMES, label.lower(), *LABEL_NAMES])
     if not column:
+        named = [name for name in table.columns if known.find(name) is not None]
+        rename = (
+            f" If {named[0]!r} holds the probabilities of this class, rename it to 'prob_{named[0]}'" if named else ""
+        )
         raise UserError(
-            f"{table.name}: no soft labels found. Expected {FORMS}. Columns: {', '.join(map(repr, table.columns))}"
+            f"{table.name}: no soft labels found. Expected {FORMS}. Columns: {', '.join(map(repr, table.columns))}."
+            + rename
+            + (", and so on" if len(named) > 1 else "")
         )
     named_column(table, column, "--label-column")
     values = [_label_text(table, column, row, value) for row, value in enumerate(table.columns[column])]

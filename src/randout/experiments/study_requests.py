@@ -26,6 +26,7 @@ from randout.experiments.shrink.ladder import PRESET, Shrink, make_shrink
 from randout.experiments.study import spec as studying
 from randout.experiments.study.spec import Study
 from randout.methods.builtin import METHODS
+from randout.models.sources import CLASSIFIER_NAMES
 from randout.storage.run_folder import closest_runs
 from randout.storage.study_folder import StudyFolder
 from randout.storage.study_record import ComparisonRecord, SearchRecord, ShrinkRecord
@@ -350,7 +351,9 @@ def _arms(asked: Asked, base: dict[str, Any], one: bool = False) -> dict[str, di
         base.pop("methods", None)
         return studying.drop_one(whole, METHODS.built_in)
     if one and not asked.arms:
-        return {asked.preset or (asked.recipe.stem if asked.recipe else configuration.PAPER_PRESET): {}}
+        student = base.get("student", {}).get("model")
+        default = student if student in CLASSIFIER_NAMES else configuration.PAPER_PRESET
+        return {asked.preset or (asked.recipe.stem if asked.recipe else default): {}}
     found: dict[str, dict[str, Any]] = {}
     for name in asked.arms or ("table6",):
         if name == "table6":

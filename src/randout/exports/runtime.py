@@ -520,7 +520,8 @@ def main(words: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
     if empty := len(texts) - len(kept):
-        print(f"note: {empty:,} of {len(texts):,} texts are empty and get no label", file=sys.stderr)
+        verbs = "is empty and gets" if empty == 1 else "are empty and get"
+        print(f"note: {empty:,} of {len(texts):,} texts {verbs} no label", file=sys.stderr)
     if rule:
         left = sum(one < rule.confidence for one in sure.values())
         print(f"note: {left:,} of {len(kept):,} texts are below confidence {rule.confidence:.3f}", file=sys.stderr)

@@ -41,7 +41,7 @@ from .conversion import classes_of, logits_of, plain_loss, step_labels, teachers
 from .tracked_model import TrackedModel, texts_of
 
 
-@dataclass
+@dataclass(repr=False)
 class Attached:
     """Methods attached to a model in an external training loop. losses: parts of the last loss by name, without a graph."""
 
@@ -49,6 +49,10 @@ class Attached:
     tracked: TrackedModel
     losses: dict[str, Tensor] = field(default_factory=dict)
     checked: bool = False  # whether a step was checked for parameters without a gradient
+
+    def __repr__(self) -> str:
+        names = ", ".join(method.name for method in self.stack.methods)
+        return f"Attached({type(self.stack.context.model).__name__}, methods: {names})"
 
     @property
     def makes_gradients(self) -> bool:
@@ -262,6 +266,7 @@ def applied(model: nn.Module, method: Method) -> Iterator[Context]:
     Short form of `attached(model, [method])` for methods that act on their own: in the forward pass, or once on the weights.
     Raises UserError for methods that the training loop must call.
     """
+    as_methods([method])
     kind = type(method)
     asked = [hook for hook in ("loss", "gradient", "inputs", "stepped", "evaluated") if overrides(kind, hook)]
     if asked:

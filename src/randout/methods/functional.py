@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from randout.core.errors import UserError
 from randout.core.lazy import F, torch
 
 if TYPE_CHECKING:
@@ -19,8 +20,16 @@ def at_least_float32(x: Tensor) -> Tensor:
 def kl_divergence(teacher: Tensor, student: Tensor, temperature: float, weights: Tensor | None = None) -> Tensor:
     """Sum over texts of KL(softmax(teacher / t) || softmax(student / t)), in float32 or float64; both (b, C) logits.
 
-    weights: (b,) factor of each text; None: 1.
+    weights: (b,) factor of each text; None: 1. Raises UserError for logits of different shapes, which would broadcast, and
+    for a temperature that is not above 0.
     """
+    if teacher.shape != student.shape:
+        shapes = f"{tuple(teacher.shape)} and {tuple(student.shape)}"
+        raise UserError(
+            f"kl_divergence: found logits of shapes {shapes}; expected teacher and student of one shape (b, C)"
+        )
+    if not temperature > 0:
+        raise UserError(f"kl_divergence: temperature: found {temperature}; expected a number above 0")
     log_p = F.log_softmax(at_least_float32(teacher) / temperature, dim=-1)
     log_q = F.log_softmax(at_least_float32(student) / temperature, dim=-1)
     return weighted_sum(log_p.exp() * (log_p - log_q), weights)

@@ -12,6 +12,7 @@ from typing import Any
 
 from randout.core.errors import UserError
 from randout.core.files import shell_path
+from randout.storage.run_folder import runs_there
 
 FAMILIES = (
     "BERT, RoBERTa, XLM-RoBERTa, CamemBERT, Data2VecText, ELECTRA, DistilBERT, ALBERT, MPNet, DeBERTa-v2, ModernBERT"
@@ -71,6 +72,10 @@ def check_is_model(name: str, folder: Path) -> None:
             "first: model.merge_and_unload().save_pretrained(FOLDER), and save the tokenizer there too"
         )
     if not (folder / "config.json").exists():
+        if runs := runs_there(folder):
+            raise UserError(
+                f"{name}: this is a folder of runs, not a model. Name one of them, as {name.rstrip('/')}/NAME.{runs}"
+            )
         inner = sorted(path.parent.name for path in folder.glob("*/config.json"))
         kind = "sentence-transformers folder; its encoder" if (folder / "modules.json").exists() else "folder; a model"
         near = f". This is a {kind} is in {', '.join(inner[:3])}: name that folder" if inner else ""

@@ -96,7 +96,10 @@ class HookPoints:
                 embedding = getattr(base, "embeddings_project", None) or getattr(base, "embeddings", None)
                 if embedding is not None:
                     return HookPoints(embedding, tuple(found), words, config)
-        raise TypeError(f"{type(model).__name__}: no embeddings and list of {depth} blocks found in this model")
+        blocks = "a list of blocks" if depth is None else f"a list of {depth} blocks"
+        raise TypeError(
+            f"{type(model).__name__}: no transformers encoder with embeddings and {blocks} found in this model"
+        )
 
     def change(self, point: int, function: Callable[[Tensor], Tensor]) -> Callable[[], None]:
         """Pass the hidden state at `point` through `function` in every forward pass; returns a function that removes the hook.

@@ -124,6 +124,8 @@ def explained(error: Exception, name: str, revision: str = "", near: str = "", s
     if isinstance(cause, hub.OfflineModeIsEnabled):
         return UserError(f"{name}: HF_HUB_OFFLINE is set, so the model hub cannot be asked")
     what = f"{type(cause).__name__}{f' {status}' if status else ''}"
+    if not suggestion:
+        return HubUnreachable(f"{name}: the model hub cannot be reached ({what}).{near}")
     return HubUnreachable(
-        f"{name}: the model hub cannot be reached ({what}).{near}{' ' * bool(suggestion)}{suggestion}"
+        f"{name}: not found locally, and the model hub cannot be reached ({what}).{near} {suggestion}"
     )

@@ -21,7 +21,7 @@ from typing import Any
 from randout.core.errors import UserError, closest, did_you_mean
 from randout.core.files import shell_path
 from randout.data.named_datasets import cache_folder
-from randout.storage.run_folder import RunFolder, closest_runs
+from randout.storage.run_folder import RunFolder, closest_runs, runs_there
 
 from . import folder_checks
 from .hub_access import explained
@@ -172,14 +172,14 @@ def locate(name: str, revision: str = "", also: Iterable[str] = ()) -> Source:
         return labelled
     near = did_you_mean(_closest(name, also))
     if repository.startswith((".", "/", "~")) or repository.count("/") > 1 or _is_misspelt_path(path, near):
-        raise UserError(f"{name}: no such folder.{near}")
+        raise UserError(f"{name}: no such folder.{near or runs_there(path.parent)}")
     folder, commit = snapshot(repository, revision, name, near, _suggestion)
     return Source(repository, folder, commit)
 
 
 def _is_misspelt_path(path: Path, near: str) -> bool:
-    """Whether OWNER/NAME is a misspelt path, not a hub name: OWNER is a folder that contains a similar name."""
-    return bool(near) and bool(path.parent.name) and path.parent.is_dir()
+    """Whether OWNER/NAME is a misspelt path, not a hub name: OWNER is a folder that contains a similar name, or runs."""
+    return bool(path.parent.name) and path.parent.is_dir() and bool(near or runs_there(path.parent))
 
 
 def check_there(name: str) -> None:
@@ -205,7 +205,7 @@ def check_known(name: str, also: Iterable[str] = ()) -> str:
     near = did_you_mean(_closest(name, also))
     repository, revision = split_revision(name)
     if name.startswith((".", "/", "~")) or repository.count("/") > 1 or _is_misspelt_path(path, near):
-        raise UserError(f"{name}: no such folder.{near}")
+        raise UserError(f"{name}: no such folder.{near or runs_there(path.parent)}")
     import huggingface_hub as hub
     import huggingface_hub.errors
     import huggingface_hub.utils

@@ -45,8 +45,10 @@ def tokens_for(source: Source, table: StudentTable, dataset: Dataset, notes: lis
             max_length = min(dataset.max_length, limit)
             notes.append(f"max length: {max_length} tokens, as stated for {dataset.name}")
         else:
-            max_length = percentile_length(encoded.lengths[dataset.split["train"]], limit)
-            notes.append(f"max length: {max_length} tokens, the 99th percentile of the training texts")
+            wanted = percentile_length(encoded.lengths[dataset.split["train"]])
+            max_length, percentile = min(wanted, limit), "the 99th percentile of the training texts"
+            why = percentile if wanted <= limit else f"the most that {source.label} takes; {percentile} is {wanted:,}"
+            notes.append(f"max length: {max_length} tokens, {why}")
     elif table.max_length > limit:
         raise UserError(f"student.max_length: got {table.max_length}, but {source.name} takes at most {limit}")
     else:

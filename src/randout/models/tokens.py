@@ -133,9 +133,9 @@ def _offsets(lengths: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
-def percentile_length(lengths: np.ndarray, limit: int) -> int:
-    """99th percentile of the lengths, at most the encoder's `limit`."""
-    return int(min(np.ceil(np.percentile(lengths, 99)), limit))
+def percentile_length(lengths: np.ndarray) -> int:
+    """99th percentile of the lengths, rounded up."""
+    return int(np.ceil(np.percentile(lengths, 99)))
 
 
 def truncate(encoded: Tokens, max_length: int, truncation: str, suffix: int, prefix: int = 1) -> Tokens:

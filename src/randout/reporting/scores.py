@@ -141,7 +141,10 @@ def confusion(subject: Subject) -> Section | None:
 
 
 def learning(subject: Subject) -> Section | None:
-    """Losses and the validation metric by epoch; with several units, the mean over those validated at that epoch."""
+    """Losses and the validation metric by epoch; with several units, the mean over those validated at that epoch.
+
+    Models that are fitted in one step, such as an SVM, have no epochs.
+    """
     rows: list[tuple[Any, ...]] = []
     for arm in subject.arms:
         for number, epoch in _validations(arm):
@@ -181,7 +184,7 @@ def learning(subject: Subject) -> Section | None:
         )
         for arm in subject.arms
         for m in arm.models
-        if m.history.epochs
+        if m.history.epochs and not m.history.fitted
     ]
     heads = (
         Column("model"),
@@ -198,7 +201,7 @@ def learning(subject: Subject) -> Section | None:
 def _validations(arm: Arm) -> list[tuple[int, list[dict[str, float]]]]:
     """Epochs of an arm that end with a validation, in order, each with the losses and metrics of every unit."""
     found: dict[int, list[dict[str, float]]] = {}
-    for model in arm.models:
+    for model in (model for model in arm.models if not model.history.fitted):
         for at, one in enumerate(model.history.epochs, 1):
             found.setdefault(one.epoch or at, []).append(one.measured)
     return sorted(found.items(), key=lambda item: item[0])
@@ -281,6 +284,8 @@ def calibration(subject: Subject) -> Section | None:
     )
     heads += (Column("accuracy %", "percent"), Column("overconfidence", "points"))
     note = "Calibration error: the mean distance between confidence and accuracy over 15 bins, weighted by rows."
+    if words := [arm.name for arm in subject.scored() if any(model.history.fitted for model in arm.models)]:
+        note += f" Bag-of-words baselines ({_listed(words)}) give scores that rank the classes, not probabilities."
     each = Table("calibration", "Calibration", heads, tuple(errors), note)
     return Section("calibration", "Calibration", (each, figure))
 

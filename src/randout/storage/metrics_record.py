@@ -282,6 +282,11 @@ class History(Record):
     refit_seconds: float | None = None
 
     @property
+    def fitted(self) -> bool:
+        """Whether the model was fitted in one step, as a bag-of-words baseline, so that it has no epochs."""
+        return self.ended == "fitted"
+
+    @property
     def last_epoch(self) -> int:
         """The number of the last validated epoch; 0 without any."""
         return (self.epochs[-1].epoch or len(self.epochs)) if self.epochs else 0

@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # pydantic is loaded when the first record is read
 
 ABSTENTION = "abstention.json"  # in a model folder
 OPENINGS = "test-openings.jsonl"
+SHOWN_RUNS = 5  # of a folder, in an error
 NO_TEACHER = "no-teacher"  # kind of a warning
 
 
@@ -229,6 +230,13 @@ def closest_runs(path: Path, folder: Path = Path("runs")) -> list[str]:
             names = [one.parent.name for one in place.glob("*/run.json")]
             found += [str(place / name) for name in closest(path.name, names)]
     return list(dict.fromkeys(found))[:2]
+
+
+def runs_there(folder: Path) -> str:
+    """Return a sentence that names the first runs in a folder, to be added to an error; empty if there are none."""
+    found = [run.path.name for run in list_runs(folder)] if folder.is_dir() else []
+    more = ", ..." if len(found) > SHOWN_RUNS else ""
+    return f" Runs in this folder: {', '.join(found[:SHOWN_RUNS])}{more}" if found else ""
 
 
 def delete_run(run: RunFolder) -> None:

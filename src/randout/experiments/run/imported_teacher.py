@@ -477,8 +477,9 @@ def _notes(
         ends = validation["intervals"].get(metric)
         between = f", 95 % interval {ends[0]:.2%} to {ends[1]:.2%}" if ends else ""
         rows = plural(validation["rows"], "validation row")
-        tuned_here = "" if metric == "accuracy" else ", which also chose the threshold of each label"
-        notes.append(
-            f"{start}: validation {metric_name(metric)} {validation[metric]:.2%}{between}, on {rows}{tuned_here}"
-        )
+        if metric == "accuracy":
+            more = f"; always predicting {validation['majority_label']!r:.60} has {validation['majority_baseline']:.2%}"
+        else:
+            more = ", which also chose the threshold of each label"
+        notes.append(f"{start}: validation {metric_name(metric)} {validation[metric]:.2%}{between}, on {rows}{more}")
     return [*notes, f"{start}: {temperature_words(record)}"]

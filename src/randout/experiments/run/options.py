@@ -113,13 +113,17 @@ def not_connected(cluster: str, reason: str, option: str = "--cluster") -> str:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """A finished run. scores: the content of `metrics.json`. new: whether it was trained now, not found finished."""
 
     run: RunFolder
     scores: Metrics
     new: bool
+
+    def __repr__(self) -> str:
+        found = [f", {name} accuracy {scores.accuracy:.2%}" for name, scores in self.scores.splits.items()]
+        return f"Result({str(self.folder)!r}{''.join(found)})"
 
     @property
     def metrics(self) -> dict[str, Any]:

@@ -181,13 +181,14 @@ def _add_checks(
     """Compare the forms of an export with the model on the validation rows, and write the record and its page."""
     record = runtime.read_record(folder)
     stored: dict[str, float] | None = record.get("thresholds")
-    limits: dict[str, Any] = {} if stored is None else {"thresholds": tuple(stored[name] for name in record["labels"])}
-    made = files.Exported(record["labels"], record["files"], record["reader"], held.dataset.fields, **limits)
+    limits = None if stored is None else tuple(stored[name] for name in record["labels"])
+    made = files.Exported(record["labels"], record["files"], record["reader"], held.dataset.fields, thresholds=limits)
     found = []
     for form, one in scored.items():
-        own: dict[str, Any] = {} if one.thresholds is None else {"thresholds": one.thresholds}
         before, every = one.logits if reference is None else reference, len(held.dataset.names)
-        found.append(checks.compare(form, before, one.logits, held.labels, held.groups, every, **own))
+        found.append(
+            checks.compare(form, before, one.logits, held.labels, held.groups, every, thresholds=one.thresholds)
+        )
     files.write_pages(folder, made, model.rung.name, found)
     files.write_record(folder, made, found, {"rows": len(held.rows)})
 

@@ -41,7 +41,8 @@ def compare_finished(paths: Sequence[Path], baseline: str, study: Study, selecte
         chosen, note = _named_baseline(arms, baseline), ""
     seeds = [sorted(runs) for runs in arms.values()]
     if len(arms) < 2:
-        raise UserError("compare: these runs differ only in their seeds. Name runs of at least two recipes")
+        found = "found one run" if len(paths) == 1 else "these runs differ only in their seeds"
+        raise UserError(f"compare: {found}. Name runs of at least two recipes")
     if any(one != seeds[0] for one in seeds):
         listed = "; ".join(f"{name}: {sorted(runs)}" for name, runs in arms.items())
         raise UserError(f"compare: the arms do not have the same seeds ({listed}), which paired statistics need")
