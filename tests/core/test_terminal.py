@@ -120,7 +120,7 @@ def labelling(monkeypatch):
         return np.log(np.where(own, 0.5, 0.25)).astype(np.float32)
 
     monkeypatch.setattr(sources, "check_there", lambda name: None)
-    monkeypatch.setattr(saved_model, "local_folder", lambda name: name)
+    monkeypatch.setattr(saved_model, "local_folder", lambda name, form="": name)
     monkeypatch.setattr(
         saved_model, "load_classifier", lambda *_: saved_model.LoadedClassifier(dict(enumerate(names)), logits)
     )
@@ -354,7 +354,7 @@ def test_a_signal_outside_of_a_training_ends_with_its_code_and_puts_away_what_is
             put_away.append(name)
 
     monkeypatch.setattr(sources, "check_there", lambda name: None)
-    monkeypatch.setattr(saved_model, "local_folder", lambda name: name)
+    monkeypatch.setattr(saved_model, "local_folder", lambda name, form="": name)
     monkeypatch.setattr(saved_model, "load_classifier", predict)
     before = signal.getsignal(getattr(signal, name))
     assert run("predict", "model", "a")[0::2] == (code, f"stopped by {name}\n")
