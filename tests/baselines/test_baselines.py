@@ -373,7 +373,7 @@ def test_what_the_default_preset_brings_is_left_out_with_a_note(toy_csv: Callabl
     plan = plan_of("svm", toy_csv(90, 0))
     assert plan.config.methods == {}
     assert plan.config.teacher.model == "none"
-    assert any("kd, randout: ignored, as they need an encoder" in note for note in plan.notes)
+    assert any("(kd, randout) need an encoder" in note for note in plan.notes)
     assert list(plan_of("cnn", toy_csv(90, 0)).config.methods) == ["ce"]
     assert plan.name.startswith("toy-90-0-svm-s1-")
     recipe = {"data": {"source": str(toy_csv(90, 0))}, "student": {"model": "svm"}, "classifier": SMALL["svm"]}

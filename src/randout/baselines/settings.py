@@ -85,7 +85,7 @@ def _methods(config: Config, settings: Classifier, notes: list[str]) -> dict[str
     preset_methods = [build([read_preset(preset)], METHODS).methods for preset in (DEFAULT_PRESET, PAPER_PRESET)]
     if extra and asked in preset_methods:
         notes.append(
-            f"methods: {', '.join(extra)}: ignored, as they need an encoder; {settings.name} learns from labels only"
+            f"methods: {settings.name} learns from labels only; those of the preset ({', '.join(extra)}) need an encoder"
         )
         asked = plain
     elif extra:

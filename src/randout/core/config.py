@@ -197,7 +197,10 @@ class TrainTable(Table):
     """`[train]`: optimization, model selection and hardware."""
 
     seed: int = _setting(
-        1, "random seed of head, data order, noise and dropout, for the student and a teacher trained for it"
+        1,
+        "random seed of head, data order, noise and dropout, for the student and a teacher trained for it",
+        ge=0,
+        lt=2**32,
     )
     epochs: AutoInt = _setting(0, "maximum passes over the training rows; auto: by their number")
     learning_rate: AutoFloat = _setting(0.0, "peak learning rate (paper: 1e-5); auto: by the encoder's width")
