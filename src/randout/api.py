@@ -23,12 +23,12 @@ from randout.core.wording import plural, type_words, verb
 from randout.data import dataframes
 from randout.data.columns import SHOWN, as_arguments, is_missing
 from randout.data.sources import check_name
-from randout.data.text_fields import TextFields
+from randout.data.text_fields import NONE, TextFields
 from randout.experiments import study_requests
 from randout.experiments.run.batch_prediction import decided
 from randout.experiments.run.options import Options, check_processes
 from randout.experiments.run.run_request import Request
-from randout.experiments.run.saved_model import LoadedClassifier, fields_of, load_on_device
+from randout.experiments.run.saved_model import LoadedClassifier, fields_of, is_path, load_on_device
 from randout.methods.builtin import METHODS
 from randout.stats.diagnostics import messages
 from randout.stats.label_set_scores import sigmoid
@@ -228,8 +228,11 @@ def predict(
     UserError, also for a single string, which would be read as a list of characters.
     """
     texts = _checked_list(texts, "randout.predict")
-    if isinstance(model, str | Path):  # before the model is loaded
-        texts = _checked_texts(texts, "randout.predict", fields_of(str(model)))
+    if isinstance(model, str | Path):  # before the model is loaded, or downloaded
+        if is_path(str(model)):
+            texts = _checked_texts(texts, "randout.predict", fields_of(str(model)))
+        elif not any(isinstance(text, tuple | Mapping) for text in texts):
+            texts = _checked_texts(texts, "randout.predict", NONE)
     loaded = model if isinstance(model, Predictor) else load(model, device=device)
     abstainer = loaded._abstainer(abstain) if abstain else None
     logits = loaded._logits(texts, show, "randout.predict")

@@ -600,10 +600,10 @@ def test_report_lines_are_aligned_and_complete(here):
     assert "smallest" in data.describe(many)[2]
 
 
-def texts_of(path, *words):
+def texts_of(path, text_column=None, trained=None, encoding="auto"):
     """(texts, column) as `predict --file` reads them."""
-    with data.open_texts(path, *words) as (_, look_through):
-        found = look_through(lambda _: None)
+    with data.open_texts(path, text_column, encoding) as (_, look_through):
+        found = look_through(lambda _: None, trained)
         return [text for _, texts in found for text in texts], found.column
 
 

@@ -85,8 +85,8 @@ def test_rows_without_one_of_the_texts(tmp_path):
     assert re.search("no text in column 'second' and is left out: row 4", notes)
     scored = load_evaluation(open_evaluation(path, "first", "label", fields=dataset.fields), dict(enumerate(LABELS)))
     assert (len(scored.texts), scored.without_text) == (58, [4, 5])
-    with open_texts(path, "first", fields=dataset.fields) as (_, look_through):
-        texts = look_through(lambda block: None)
+    with open_texts(path, "first") as (_, look_through):
+        texts = look_through(lambda block: None, fields=dataset.fields)
         assert (texts.rows, texts.empty, texts.first_empty) == (60, 2, [4, 5])
         assert [text for _, block in texts for text in block][3:5] == ["", ""]
 
@@ -130,10 +130,10 @@ def test_columns_that_cannot_be_read(file, settings, message):
 
 def test_a_table_without_the_columns_is_refused(file):
     with (
-        open_texts(file, "first", fields=TextFields(prefix=("section",))) as (_, look_through),
+        open_texts(file, "first") as (_, look_through),
         pytest.raises(UserError, match="no column 'section', which holds a field"),
     ):
-        look_through(lambda block: None)
+        look_through(lambda block: None, fields=TextFields(prefix=("section",)))
 
 
 def test_the_record_in_a_model_folder(tmp_path):

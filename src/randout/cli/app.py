@@ -17,7 +17,6 @@ from randout.core import terminal
 from randout.core.console import Show, complain, no_second_copy, print_always
 from randout.core.errors import EndedElsewhere, Failure, UserError
 from randout.core.files import shell_path
-from randout.core.label_sets import JOINED, Label
 from randout.core.wording import plural
 from randout.experiments.run.options import Stopped
 
@@ -49,6 +48,7 @@ from .tools import (
 )
 
 if TYPE_CHECKING:
+    from randout.core.label_sets import Label
     from randout.data.dataset import LabelledFile
     from randout.experiments.run.batch_prediction import LabelledText
 
@@ -301,6 +301,8 @@ def _printed(row: LabelledText, classes: list[str], as_json: bool, every: bool, 
 
 def _in_words(label: Label | None) -> str:
     """Format a label or a label set; empty for none."""
+    from randout.core.label_sets import JOINED  # imports numpy
+
     return JOINED.join(label) if isinstance(label, list) else label or ""
 
 

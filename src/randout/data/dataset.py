@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -511,15 +511,17 @@ class TextBlocks:
                 yield block, ["" if cols.is_missing(value) else value for value in block.columns[self.column]]
 
 
+class TextReader(Protocol):
+    """Checks the texts of an open file; arguments and errors as of `texts_of`."""
+
+    def __call__(self, seen: OnBlock, trained: str | None = None, fields: TextFields = NONE) -> TextBlocks: ...
+
+
 @contextmanager
 def open_texts(
-    path: str | Path,
-    text_column: str | None = None,
-    trained: str | None = None,
-    encoding: str = AUTO,
-    fields: TextFields = NONE,
-) -> Iterator[tuple[Blocks, Callable[[OnBlock], TextBlocks]]]:
-    """Open a file to predict on; yields its blocks, and a function that checks them and returns the texts (`texts_of`).
+    path: str | Path, text_column: str | None = None, encoding: str = AUTO
+) -> Iterator[tuple[Blocks, TextReader]]:
+    """Open a file to predict on; yields its blocks, and a function that checks them and returns the texts.
 
     The file is open for the duration of the context. Arguments as for `texts_of` and `load`.
     """
@@ -528,13 +530,17 @@ def open_texts(
         names = ", ".join(table.name for table in known.tables.values())
         raise UserError(f"{path} describes several tables; predict on one at a time. Name one of them: {names}.")
     if known is not None:
-        column = text_column or known.reading.text_column
-        blocks = whole(known.tables["main"])
-        yield blocks, lambda seen: texts_of(blocks, column, trained, seen, fields)
+        yield from _with_reader(whole(known.tables["main"]), text_column or known.reading.text_column)
         return
     with opened_file(path, FORMATS) as opened:
-        blocks = blocks_of(opened, encoding)
-        yield blocks, lambda seen: texts_of(blocks, text_column, trained, seen, fields)
+        yield from _with_reader(blocks_of(opened, encoding), text_column)
+
+
+def _with_reader(blocks: Blocks, text_column: str | None) -> Iterator[tuple[Blocks, TextReader]]:
+    def read(seen: OnBlock, trained: str | None = None, fields: TextFields = NONE) -> TextBlocks:
+        return texts_of(blocks, text_column, trained, seen, fields)
+
+    yield blocks, read
 
 
 def texts_of(

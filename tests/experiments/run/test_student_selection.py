@@ -220,7 +220,7 @@ def test_a_stopped_choice_resumes_to_the_same_run(
     with pytest.raises(pipeline.Stopped) as stop:
         train(table, tmp_path / "runs", **asked)
     run = stop.value.run
-    assert (run.path / student_selection.FOLDER / "fold-1" / "predictions.json").exists()
+    assert (run.path / student_selection.FOLDER / "fold-1" / "logits.json").exists()
     assert not run.finished
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "score_split", lambda *_: (_ for _ in ()).throw(pipeline.Stopped("Ctrl-C", run)))

@@ -162,16 +162,16 @@ class Request:
 def label_table(request: Request, file: str, out: Path | None, show: Show, bars: Show) -> Written:
     """Write the rows of a table with label and score; the file is written atomically. Raises UserError, Failure.
 
-    The input and the output path are checked before the model is loaded. bars: shows progress.
+    The file and the output path are checked before the model is looked for, and the texts before it is loaded. bars: shows
+    progress.
     """
     if out is not None:
         table_writing.check_output(out)
-    trained = saved_model.trained_columns(request.model)
-    opened = dataset.open_texts(file, request.text_column, trained.get("text"), request.encoding, request.fields)
-    with opened as (blocks, look_through):
+    with dataset.open_texts(file, request.text_column, request.encoding) as (blocks, look_through):
         writer = table_writing.BlockWriter(out or table_writing.default_output(blocks, "labelled"))
         sources.check_there(request.model)
-        texts = look_through(writer.check)
+        trained = saved_model.trained_columns(request.model)
+        texts = look_through(writer.check, trained.get("text"), request.fields)
         if warning := saved_model.column_warning(trained, texts.column, request.text_column, file):
             show.warn(warning)
         if texts.numbers and not request.text_column:

@@ -51,10 +51,9 @@ def held_out_hashes(name: str, text_column: str | None, show: Show, fields: Text
             raise UserError(f"--held-out {name}: this run has no record of its test rows; name its test file instead")
         found = np.union1d(seen.test, seen.hashes[seen.roles & np.uint8(SELECTED) > 0])
     else:
-        with open_texts(name, text_column, fields=fields) as (_, look_through):
-            parts = [
-                row_hashes([text for text in some if text.strip()]) for _, some in look_through(lambda block: None)
-            ]
+        with open_texts(name, text_column) as (_, look_through):
+            texts = look_through(lambda block: None, fields=fields)
+            parts = [row_hashes([text for text in some if text.strip()]) for _, some in texts]
         found = np.unique(np.concatenate(parts))
     show.say(f"held-out rows: {len(found):,} different texts of {name}; their copies get no label")
     return found
