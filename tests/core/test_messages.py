@@ -74,7 +74,7 @@ def test_what_is_no_table(name: str, value: Any) -> None:
             "'sample_f1'",
         ),
         ("student.layers", [0, "x"], "student.layers.1: found 'x'; expected a whole number"),
-        ("seed", True, "train.seed: found true; expected a whole number"),
+        ("seed", True, "train.seed: found true; expected a whole number of at least 0 and less than 4,294,967,296"),
         ("epochs", True, "train.epochs: found true; expected a whole number above 0, or 'auto'"),
         ("randout.scale", False, "methods.randout.scale: found false; expected a number"),
         ("packing", "perhaps", "train.packing: found 'perhaps'; expected true or false"),
