@@ -12,11 +12,12 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-from .core.hardware import KERNELS
+from .core.hardware import KERNELS, share_busy_cores
 
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch allocates huge pages: fewer page faults
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS)  # one for every shape of a matrix product
+share_busy_cores()
 
 __version__ = "0.1.0"
 _WHERE = {

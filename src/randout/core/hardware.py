@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 
 KERNELS, FEW_KERNELS = "8192", "64"  # compiled kernels that oneDNN keeps: in general, and where that is limited
+LOAD = Path("/proc/loadavg")  # its fourth field: running/all
+SPINS = "1000"  # of a waiting thread, some microseconds
 GPU_DEVICES = ("nvidia[0-9]*", "nvidiactl", "kfd", "dxg")  # NVIDIA, AMD, and Windows' GPUs under WSL
 
 
@@ -28,6 +30,25 @@ def limit_kernel_cache() -> None:
     for name, enlarged in (("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS), ("LRU_CACHE_CAPACITY", None)):
         if os.environ.get(name) == enlarged:
             os.environ[name] = FEW_KERNELS
+
+
+def share_busy_cores() -> None:
+    """Let PyTorch's threads wait in the kernel for one another while other processes compute, instead of spinning.
+
+    Beside a busy process, a spinning thread keeps the core from the thread that it waits for. On an idle machine spinning is
+    faster, so it is kept there. Results are the same. Has an effect on processes that have not imported PyTorch yet. A value
+    that the user has set is kept.
+    """
+    if running_processes() > 1 and "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+
+
+def running_processes() -> int:
+    """Return how many processes of the machine compute now, this one included; 1 where only Linux would say."""
+    try:
+        return int(LOAD.read_text(encoding="ascii").split()[3].partition("/")[0])
+    except (OSError, ValueError, IndexError):
+        return 1
 
 
 def cpu_flags() -> frozenset[str]:
