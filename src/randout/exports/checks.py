@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from randout.core.errors import UserError
-from randout.core.wording import plural
+from randout.core.wording import plural, verb
 from randout.stats.diagnostics import metric_name
 from randout.stats.paired import paired_difference
 from randout.stats.targets import main_metric, predicted, probabilities, target_of
@@ -137,7 +137,7 @@ def compare(
     if not np.isfinite(found).all():
         problems.append("its scores are not finite")
     if (agreement if labels_agree is None else labels_agree) < tolerance.agreement:
-        other = f"{plural(differing, 'row')} of {rows:,} get another label"
+        other = f"{plural(differing, 'row')} of {rows:,} {verb(differing, 'gets', 'get')} another label"
         if labels_agree is not None:
             other = f"{labels_agree:.2%} of the labels are the same, and {other} set"
         problems.append(f"{other} (at least {tolerance.agreement:.1%} must agree)")
