@@ -561,3 +561,15 @@ def test_planted_labels_are_counted(toy_csv: Callable[..., Path]) -> None:
     found = measure(str(toy_csv(240, 0)), asked)
     assert (found["rows"], found["planted"]) == (240, 24)
     assert found["precision %"] > 50 < found["recall %"]
+
+
+def test_scores_of_label_sets_are_those_of_their_definition(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    module = runpy.run_path(str(ROOT / "benchmarks" / "label_sets.py"))
+    sets = module["labelled"]([("Cough and stroke", "HM"), ("nothing", "NHM")], ["cough", "stroke"])
+    assert sets == [("Cough and stroke", ["HM", "cough", "stroke"]), ("nothing", ["NHM"])]
+    truth = module["flags"]([own for _, own in sets], ["HM", "NHM", "cough", "stroke"])
+    made = module["flags"]([["HM", "cough"], []], ["HM", "NHM", "cough", "stroke"])
+    sample, micro = module["f1"](truth, made)
+    assert sample == pytest.approx((2 * 2 / 5 + 0) / 2)
+    assert micro == pytest.approx(2 * 2 / (5 + 1))
