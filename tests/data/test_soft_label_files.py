@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from randout.core.errors import UserError
 from randout.data.soft_label_files import ALPHA, FLOOR, SoftLabels, read_soft_labels
 from randout.data.tables import read_table
+from support.tables import write_rows
 
 CLASSES = ["bad", "good", "so so"]
 
@@ -27,10 +27,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 
         pq.write_table(pa.Table.from_pylist(rows), path)
     else:
-        with path.open("w", newline="", encoding="utf-8") as stream:
-            table = csv.DictWriter(stream, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
-            table.writeheader()
-            table.writerows(rows)
+        write_rows(path, rows, "\t" if path.suffix == ".tsv" else ",")
     return path
 
 

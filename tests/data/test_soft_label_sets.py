@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from pathlib import Path
@@ -16,6 +15,7 @@ from randout.data.multi_label import SetReading
 from randout.data.soft_label_files import FLOOR, SoftLabels
 from randout.data.soft_label_sets import read_soft_label_sets
 from randout.data.tables import read_table
+from support.tables import write_rows
 
 LABELS = ["health", "money", "so so"]
 
@@ -25,10 +25,7 @@ def read(tmp_path: Path, rows: list[dict[str, Any]], suffix: str = ".csv", **mor
     if suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     else:
-        with path.open("w", newline="", encoding="utf-8") as stream:
-            table = csv.DictWriter(stream, list(rows[0]))
-            table.writeheader()
-            table.writerows(rows)
+        write_rows(path, rows)
     return read_soft_label_sets(read_table(path), LABELS, "text", "label", **more)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 
 import pytest
@@ -11,7 +10,7 @@ from randout.core.errors import UserError
 from randout.data.composed_text import ComposedText, parts_of
 from randout.data.dataset import data_identity, describe, load_evaluation, open_evaluation, open_texts
 from randout.data.text_fields import NONE, TextFields, read_fields, write_fields
-from support.tables import load
+from support.tables import load, write_rows
 
 LABELS = ("no", "yes")
 
@@ -23,17 +22,9 @@ def rows(n=60):
     ]
 
 
-def table(path, some):
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, some[0])
-        writer.writeheader()
-        writer.writerows(some)
-    return path
-
-
 @pytest.fixture
 def file(tmp_path):
-    return table(tmp_path / "pairs.csv", rows())
+    return write_rows(tmp_path / "pairs.csv", rows())
 
 
 BOTH = {"text_column": "first", "text_pair_column": "second", "prefix_columns": ("place",)}
@@ -56,7 +47,7 @@ def test_the_identity_of_single_texts_has_no_new_entries(file):
 
 def test_usual_names_of_pairs_are_found_if_the_second_is_named(tmp_path):
     some = [{"premise": r["first"], "hypothesis": r["second"], "label": r["label"]} for r in rows()]
-    path = table(tmp_path / "nli.csv", some)
+    path = write_rows(tmp_path / "nli.csv", some)
     assert parts_of(load(path, text_pair_column="hypothesis").texts[0]) == ("first 0 a", "second 0 b")
     with pytest.raises(
         UserError, match=r"look like pairs of texts\. To read both, name the second with --text-pair hypothesis"
@@ -77,7 +68,7 @@ def test_fields_as_they_are_rendered():
 def test_rows_without_one_of_the_texts(tmp_path):
     some = rows()
     some[3]["second"], some[4]["first"] = " ", ""
-    path = table(tmp_path / "gaps.csv", some)
+    path = write_rows(tmp_path / "gaps.csv", some)
     dataset = load(path, **BOTH)
     assert len(dataset.texts) == 58
     notes = "\n".join(dataset.report.notes)
@@ -94,7 +85,7 @@ def test_rows_without_one_of_the_texts(tmp_path):
 def test_both_orders_are_different_rows_of_one_group(tmp_path):
     some = rows()
     some += [dict(row, first=row["second"], second=row["first"]) for row in some[:10]]
-    path = table(tmp_path / "orders.csv", some)
+    path = write_rows(tmp_path / "orders.csv", some)
     dataset = load(path, **BOTH)
     assert dataset.report.notes[-1].startswith(
         "pairs: 20 rows are another row's pair in the other order: different rows"
@@ -102,7 +93,7 @@ def test_both_orders_are_different_rows_of_one_group(tmp_path):
     assert dataset.copies[0] != dataset.copies[60]
     assert (dataset.groups[:10] == dataset.groups[60:]).all()
     some = [dict(row, split="test" if at >= 60 else "train") for at, row in enumerate(some)]
-    given = load(table(tmp_path / "given.csv", some), **BOTH, split_column="split")
+    given = load(write_rows(tmp_path / "given.csv", some), **BOTH, split_column="split")
     assert any(
         "test rows are a training pair in the other order; not counted as copies" in n for n in given.report.notes
     )

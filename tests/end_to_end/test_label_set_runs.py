@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import shutil
@@ -37,6 +36,7 @@ from randout.storage.run_folder import RunFolder
 from randout.storage.study_folder import read_record
 from randout.storage.study_record import ShrinkRecord
 from support.label_sets import toy_label_sets, write_label_sets
+from support.tables import write_rows
 
 SETTINGS = {
     "data.label_separator": ";",
@@ -262,14 +262,6 @@ def soft_rows(teacher: RunFolder, texts: list[str]) -> list[dict[str, str]]:
         {"text": text, **{f"prob_{name}": repr(float(one)) for name, one in zip(LABELS, row, strict=True)}}
         for text, row in zip(texts, p, strict=True)
     ]
-
-
-def write_rows(path: Path, rows: list[dict[str, str]]) -> Path:
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        table = csv.DictWriter(stream, list(rows[0]))
-        table.writeheader()
-        table.writerows(rows)
-    return path
 
 
 def planned(place: Path, student: Path, teacher: Any, preset: str = "kd", **settings: Any) -> Plan:

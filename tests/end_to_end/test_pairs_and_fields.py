@@ -22,6 +22,7 @@ from randout.experiments.run.imported_teacher import SoftLabelFile, import_teach
 from randout.experiments.run.saved_model import load_classifier
 from randout.methods.builtin import METHODS
 from randout.testing.models import toy_texts
+from support.tables import write_rows
 
 SETTINGS = {
     "data.text_column": "text",
@@ -41,14 +42,6 @@ def rows(n=90):
     ]
 
 
-def write(path: Path, some) -> Path:
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, some[0])
-        writer.writeheader()
-        writer.writerows(some)
-    return path
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     return tmp_path_factory.mktemp("pairs")
@@ -56,7 +49,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def data(place):
-    return write(place / "pairs.csv", rows())
+    return write_rows(place / "pairs.csv", rows())
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +91,7 @@ def test_every_way_to_read_new_rows_gives_the_same_labels(place, data, trained, 
     lines = [json.loads(line) for line in out.splitlines()]
     assert [line["label"] for line in lines[:20]] == best
     assert lines[0]["text"] == f"place: 0/5 | {some[0]['text']} ||| {some[0]['before']}"
-    other = write(
+    other = write_rows(
         place / "named.csv", [{**{k: v for k, v in row.items() if k != "before"}, "b": row["before"]} for row in some]
     )
     assert command("evaluate", trained, other, "--text-pair", "b", "--json")[0] == 0
@@ -124,7 +117,7 @@ def test_texts_that_lack_the_columns_are_refused(place, trained, command, monkey
     code, _, error = command("predict", trained)
     assert code == 2
     assert "Expected a table with a header that names these columns" in error
-    short = write(place / "short.csv", [{"text": "a", "before": "b", "label": "sport"}] * 3)
+    short = write_rows(place / "short.csv", [{"text": "a", "before": "b", "label": "sport"}] * 3)
     for words in (("predict", trained, "--file", short), ("evaluate", trained, short)):
         code, _, error = command(*words)
         assert code == 2
@@ -187,7 +180,7 @@ def test_a_frame_gives_pairs_and_fields_as_a_file_does(library, place):
     settings = {key: value for key, value in SETTINGS.items() if key.startswith("data.")}
     made = frame({name: [row[name] for row in some] for name in some[0]})
     of_frame = randout.load(randout.train(made, student="svm", settings=settings, runs=place / "frames").folder)
-    data = write(place / "frame.csv", some)
+    data = write_rows(place / "frame.csv", some)
     of_file = randout.load(randout.train(data, student="svm", settings=settings, runs=place / "frames").folder)
     assert np.array_equal(of_frame.predict_proba(some[:20]), of_file.predict_proba(some[:20]))
 
@@ -202,7 +195,7 @@ def soft(place):
     sure.append(next(name for name in names if name != sure[0]))
     for row, label in zip(some, sure, strict=True):
         row |= {f"prob_{name}": 0.8 if name == label else 0.1 for name in names}
-    return write(place / "soft.csv", some)
+    return write_rows(place / "soft.csv", some)
 
 
 def imported(soft, data, **more):
@@ -222,14 +215,16 @@ def test_soft_labels_are_joined_by_all_columns(place, data, soft):
     with pytest.raises(
         UserError, match=r"soft labels are joined by 'text', 'place', 'before', and the file has no column 'place'"
     ):
-        imported(write(place / "lacking.csv", lacking), data)
+        imported(write_rows(place / "lacking.csv", lacking), data)
 
 
 def test_soft_labels_joined_by_ids_are_of_the_same_pairs(place):
-    data = write(place / "ids.csv", [row | {"id": at} for at, row in enumerate(rows())])
+    data = write_rows(place / "ids.csv", [row | {"id": at} for at, row in enumerate(rows())])
     names = sorted({row["label"] for row in rows()})
     given = [{"id": at, "text": row["text"], "before": "of another pair"} for at, row in enumerate(rows())]
-    soft = write(place / "of-others.csv", [row | {f"prob_{name}": 1 / len(names) for name in names} for row in given])
+    soft = write_rows(
+        place / "of-others.csv", [row | {f"prob_{name}": 1 / len(names) for name in names} for row in given]
+    )
     with pytest.raises(UserError, match="The ids number other rows"):
         imported(soft, data, id_column="id")
 

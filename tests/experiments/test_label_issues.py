@@ -14,6 +14,7 @@ import pytest
 import randout
 from conftest import Run
 from randout.testing.models import toy_texts
+from support.tables import write_rows
 
 ROWS = 240
 
@@ -66,10 +67,7 @@ def test_planted_mistakes_are_found_corrected_and_counted(
 
     for row in rows:
         row["corrected_label"] = right.get(row["row"], "")
-    with table.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(table, rows)
     code, _, error = run("label-issues", path, "-o", "issues")
     assert code == 2
     assert "label-issues.csv was changed after the report was written and is not overwritten" in error

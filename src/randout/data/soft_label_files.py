@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -137,33 +138,49 @@ def key_of(value: Any) -> str | None:
     return value if isinstance(value, str) else str(value)
 
 
+@dataclass(frozen=True)
+class Forms:
+    """How the soft labels in each form of file are read; `to_logits` of probabilities (m, C).
+
+    probabilities, logits: from a table's columns of these. candidates: from a column of candidate tokens. labels: from cells
+    with labels, by the columns' names in lower case, with the keys of the rows.
+    """
+
+    probabilities: Callable[[Table, list[str], Classes], SoftRows]
+    logits: Callable[[Table, list[str], Classes], SoftRows]
+    candidates: Callable[[Table, str, Classes], SoftRows]
+    labels: Callable[[Table, dict[str, str], Sequence[str | None], Classes], SoftRows]
+    to_logits: Callable[[Floats], Floats]
+
+
 def read_soft_labels(table: Table, classes: Sequence[str], key: str, label: str = "") -> SoftLabels:
     """Return the soft labels of a table, for the classes of a dataset in their order.
 
     key: the column by which rows are joined. label: the name of the dataset's label column. Raises UserError with file,
     row and column for a form that is not clear, and for a value that cannot be used.
     """
+    labels = functools.partial(_labels, label=label)
+    return read_forms(table, classes, key, Forms(_probabilities, _logits, _top_logprobs, labels, floored_log))
+
+
+def read_forms(table: Table, classes: Sequence[str], key: str, forms: Forms) -> SoftLabels:
+    """Return the soft labels of a table in the form that its columns' names say. Raises UserError."""
     known = Classes(classes)
     keys = [key_of(value) for value in table.columns[key]]
-    lower = names_by_lower(table, key)
-    probabilities, logits = prefixed_columns(table, key)
+    lower = {name.lower(): name for name in table.columns if name != key}
+    probabilities, logits = _prefixed_columns(table, key)
     if probabilities:
-        found = _probabilities(table, probabilities, known)
+        found = forms.probabilities(table, probabilities, known)
     elif logits:
-        found = _logits(table, logits, known)
-    elif logprobs := first(lower, LOGPROBS_NAMES):
-        found = _top_logprobs(table, logprobs, known)
+        found = forms.logits(table, logits, known)
+    elif column := first(lower, LOGPROBS_NAMES):
+        found = forms.candidates(table, column, known)
     else:
-        found = _labels(table, lower, keys, known, label)
-    return by_key(table, key, keys, found, known, floored_log)
+        found = forms.labels(table, lower, keys, known)
+    return _by_key(table, key, keys, found, known, forms.to_logits)
 
 
-def names_by_lower(table: Table, key: str) -> dict[str, str]:
-    """Return the columns of a file other than its key, by their name in lower case."""
-    return {name.lower(): name for name in table.columns if name != key}
-
-
-def prefixed_columns(table: Table, key: str) -> tuple[list[str], list[str]]:
+def _prefixed_columns(table: Table, key: str) -> tuple[list[str], list[str]]:
     """Return the columns of probabilities and those of logits. Raises UserError if there are both."""
     probabilities, logits = (
         [name for name in table.columns if name != key and name.lower().startswith(prefixes)]
@@ -188,7 +205,7 @@ def floored_log(p: Floats) -> Floats:
     return found
 
 
-def by_key(
+def _by_key(
     table: Table,
     key: str,
     keys: Sequence[str | None],

@@ -26,21 +26,18 @@ from .soft_label_files import (
     ANNOTATOR_NAMES,
     CONFIDENCE_NAMES,
     FLOOR,
-    LOGPROBS_NAMES,
     PREDICTED_NAMES,
     SUM_TOLERANCE,
     Classes,
     Floats,
+    Forms,
     SoftLabels,
     SoftRows,
-    by_key,
     class_columns,
     columns_of_one_annotator,
     first,
     in_all_rows,
-    key_of,
-    names_by_lower,
-    prefixed_columns,
+    read_forms,
     rows_of_annotators,
     shown_columns,
 )
@@ -71,23 +68,11 @@ def read_soft_label_sets(
     with file, row and column for a form that is not clear or does not say how probable each label is, and for a value that
     cannot be used.
     """
-    known = Classes(labels)
-    keys = [key_of(value) for value in table.columns[key]]
-    lower = names_by_lower(table, key)
-    probabilities, logits = prefixed_columns(table, key)
-    if probabilities:
-        found = _probabilities(table, probabilities, known)
-    elif logits:
-        found = _logits(table, logits, known)
-    elif logprobs := first(lower, LOGPROBS_NAMES):
-        raise UserError(
-            f"{table.name}: the candidates of one token ({logprobs!r}) say which single label is the most probable, but in these "
-            "data a text may have several labels or none. Ask for each label by itself, and give its probability in a column "
-            f"prob_LABEL: {shown_columns([f'prob_{name}' for name in labels])}"
-        )
-    else:
-        found = _sets(table, lower, keys, known, label, reading or SetReading(), held_out)
-    return by_key(table, key, keys, found, known, log_odds)
+
+    def sets(table: Table, lower: dict[str, str], keys: Sequence[str | None], known: Classes) -> SoftRows:
+        return _sets(table, lower, keys, known, label, reading or SetReading(), held_out)
+
+    return read_forms(table, labels, key, Forms(_probabilities, _logits, _refuse_candidates, sets, log_odds))
 
 
 def log_odds(p: Floats) -> Floats:
@@ -122,6 +107,14 @@ def _logits(table: Table, columns: list[str], known: Classes) -> SoftRows:
     z, notes = _of_labels(table, columns, values, places, known)
     return SoftRows(
         f"logits of labels ({shown_columns(columns)})", 0.5 * (1 + np.tanh(0.5 * z)), np.zeros(len(z)), notes
+    )
+
+
+def _refuse_candidates(table: Table, column: str, known: Classes) -> SoftRows:
+    raise UserError(
+        f"{table.name}: the candidates of one token ({column!r}) say which single label is the most probable, but in these "
+        "data a text may have several labels or none. Ask for each label by itself, and give its probability in a column "
+        f"prob_LABEL: {shown_columns([f'prob_{name}' for name in known.names])}"
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +30,7 @@ from randout.reporting.read import read as read_subject
 from randout.reporting.teachers import teachers
 from randout.storage.seen_rows import read_seen
 from randout.testing.models import toy_texts
+from support.tables import write_rows
 
 TRAIN = {"epochs": 1, "learning_rate": 2e-3, "precision": "float32", "batch_size": 16, "device": "cpu"}
 CLASSES = ["health", "money", "sport"]
@@ -40,14 +40,6 @@ Tiny = Callable[[str], Path]
 def rows_of(n: int = 90, seed: int = 1) -> list[dict[str, str]]:
     texts, labels = toy_texts(n, seed)
     return [{"id": f"r{at}", "text": texts[at], "label": labels[at]} for at in range(n)]
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        table = csv.DictWriter(stream, list(rows[0]))
-        table.writeheader()
-        table.writerows(rows)
-    return path
 
 
 def soft(rows: list[dict[str, str]], key: str = "text", sure: float = 0.97, wrong: int = 4) -> list[dict[str, Any]]:
@@ -66,7 +58,7 @@ class Place:
     def __init__(self, folder: Path, student: Path) -> None:
         self.folder, self.student = folder, student
         self.rows = rows_of()
-        self.data = write(folder / "data.csv", self.rows)
+        self.data = write_rows(folder / "data.csv", self.rows)
 
     def config(self, file: Path | str, *above: dict[str, Any], **tables: Any) -> config.Config:
         known: dict[str, Any] = {"data": {"source": str(self.data)}, "student": {"model": str(self.student)}}
@@ -77,7 +69,7 @@ class Place:
         return make(self.config(file, *above, **tables))
 
     def file(self, name: str = "soft.csv", **changes: Any) -> Path:
-        return write(self.folder / name, soft(self.rows, **changes))
+        return write_rows(self.folder / name, soft(self.rows, **changes))
 
     @property
     def options(self) -> Options:
@@ -101,7 +93,7 @@ def split_of(plan: Plan, name: str) -> list[int]:
 @pytest.mark.parametrize("by", ["text", "id"])
 def test_rows_are_joined_and_test_rows_are_left_out(place: Place, by: str) -> None:
     shuffled = soft(place.rows[::-1], by)
-    file = write(place.folder / "soft.csv", [*shuffled, {**shuffled[0], by: "of no row"}])
+    file = write_rows(place.folder / "soft.csv", [*shuffled, {**shuffled[0], by: "of no row"}])
     plan = place.plan(file, data={"id_column": "id"} if by == "id" else {}, teacher={"temperature": 1.0})
     teacher, test = imported(plan), split_of(plan, "test")
     values = {row[by]: row for row in shuffled}
@@ -122,7 +114,7 @@ def test_rows_are_joined_and_test_rows_are_left_out(place: Place, by: str) -> No
 def test_the_temperature_is_that_of_the_validation_rows(place: Place) -> None:
     """Right in three of four rows with p = 0.97: softmax(log p / t) of the best class is that accuracy at the best t."""
     place.rows = rows_of(400)
-    place.data = write(place.folder / "data.csv", place.rows)
+    place.data = write_rows(place.folder / "data.csv", place.rows)
     plan = place.plan(place.file(sure=0.97))
     teacher, held = imported(plan), split_of(plan, "validation")
     right = [place.rows[row]["label"] == CLASSES[int(teacher.logits[row].argmax())] for row in held]
@@ -146,11 +138,11 @@ def test_no_temperature_is_fitted_on_too_few_wrong_rows(place: Place) -> None:
 
 def test_the_values_of_test_rows_change_nothing(place: Place) -> None:
     values = soft(place.rows)
-    plan = place.plan(write(place.folder / "one.csv", values))
+    plan = place.plan(write_rows(place.folder / "one.csv", values))
     changed = [dict(row) for row in values]
     for row in split_of(plan, "test"):
         changed[row] |= {"prob_health": 1.0, "prob_money": 0.0, "prob_sport": 0.0}
-    other = place.plan(write(place.folder / "two.csv", changed))
+    other = place.plan(write_rows(place.folder / "two.csv", changed))
     np.testing.assert_array_equal(imported(plan).logits, imported(other).logits)
     one, two = (pipeline.execute(each, place.options) for each in (plan, other))
     assert one.folder != two.folder
@@ -161,15 +153,15 @@ def test_the_values_of_test_rows_change_nothing(place: Place) -> None:
 def test_the_fingerprint_is_that_of_content_join_and_temperature(place: Place) -> None:
     file = place.file()
     plan = place.plan(file)
-    renamed = place.plan(write(place.folder / "other.csv", soft(place.rows)))
+    renamed = place.plan(write_rows(place.folder / "other.csv", soft(place.rows)))
     assert renamed.fingerprint == plan.fingerprint
     assert place.plan(place.file("c.csv", sure=0.96)).fingerprint != plan.fingerprint
     assert place.plan(file, teacher={"temperature": 1.5}).fingerprint != plan.fingerprint
     both = [{**row, "id": own["id"]} for row, own in zip(soft(place.rows), place.rows, strict=True)]
-    by_text = place.plan(write(place.folder / "both.csv", both))
+    by_text = place.plan(write_rows(place.folder / "both.csv", both))
     by_id = place.plan(place.folder / "both.csv", data={"id_column": "id"})
     assert by_text.fingerprint != by_id.fingerprint
-    write(file, soft(place.rows, sure=0.5))
+    write_rows(file, soft(place.rows, sure=0.5))
     assert place.plan(file).fingerprint != plan.fingerprint, "a file that has changed is read again"
 
 
@@ -178,7 +170,7 @@ def test_rows_without_a_soft_label_learn_from_gold_only(place: Place) -> None:
     plan = place.plan(place.file())
     train, held = split_of(plan, "train"), split_of(plan, "validation")
     few = [soft(place.rows)[row] for row in (train[0], *held)]
-    plan = place.plan(write(place.folder / "few.csv", few))
+    plan = place.plan(write_rows(place.folder / "few.csv", few))
     assert any(
         f"{len(train) - 1} training rows without a soft label learn from the gold label only" in n for n in plan.notes
     )
@@ -226,7 +218,7 @@ def test_a_run_that_was_stopped_is_resumed(place: Place) -> None:
 @pytest.mark.slow
 def test_one_of_several_teachers(place: Place, tiny_model: Tiny) -> None:
     """A file that lacks half of the rows, with an encoder that is fine-tuned first; and the file as the first of both."""
-    half = write(place.folder / "half.csv", soft(place.rows)[::2])
+    half = write_rows(place.folder / "half.csv", soft(place.rows)[::2])
     methods = {"ce": {}, "kd": False, "multi-teacher": {"weights": [1.0, 3.0]}}
     for first, more in ((tiny_model("roberta"), half), (half, tiny_model("roberta"))):
         plan = place.plan(first, teacher={"more": [str(more)]}, methods=methods)
@@ -240,9 +232,9 @@ def test_one_of_several_teachers(place: Place, tiny_model: Tiny) -> None:
 def test_unlabelled_texts(place: Place) -> None:
     texts = list(dict.fromkeys(toy_texts(400, 7)[0]))
     extra = [text for text in texts if text not in {row["text"] for row in place.rows}][:20]
-    unlabelled = write(place.folder / "more.csv", [{"text": text} for text in extra])
+    unlabelled = write_rows(place.folder / "more.csv", [{"text": text} for text in extra])
     answers = [*soft(place.rows), *soft([{"text": text, "label": "sport"} for text in extra[:15]])]
-    plan = place.plan(write(place.folder / "soft.csv", answers), data={"unlabeled": str(unlabelled)})
+    plan = place.plan(write_rows(place.folder / "soft.csv", answers), data={"unlabeled": str(unlabelled)})
     assert imported(plan).record.rows["unlabeled"] == 15
     assert any("nothing is learned from 5 unlabelled rows" in note for note in plan.notes)
     assert pipeline.execute(plan, place.options).new
@@ -256,7 +248,7 @@ def test_a_direct_teacher_and_its_written_probabilities_teach_the_same(place: Pl
     assert p.min() > FLOOR
     values = [{"text": row["text"], **{f"prob_{n}": repr(float(x)) for n, x in zip(CLASSES, own, strict=True)}}
               for row, own in zip(place.rows, p, strict=True)]  # fmt: skip
-    file = write(place.folder / "soft.csv", values)
+    file = write_rows(place.folder / "soft.csv", values)
     direct = pipeline.execute(place.plan(teacher.folder), place.options)
     read = pipeline.execute(place.plan(file, teacher={"temperature": 1.0}), place.options)
     first, second = (np.array(each.predictions["validation"]["logits"].to_pylist()) for each in (direct, read))
@@ -271,7 +263,7 @@ def test_python_and_command_line(place: Place, run: Run) -> None:
     assert done.run.record.teacher.soft_labels.file == "soft.csv"
     words = ["train", str(place.data), "--student", str(place.student), "--teacher", str(file)]
     plain = ["--set", "epochs=1", "--set", "precision=float32", "--id-column", "id"]
-    with_ids = write(place.folder / "ids.csv", soft(place.rows, "id"))
+    with_ids = write_rows(place.folder / "ids.csv", soft(place.rows, "id"))
     code, dry, _ = run(*words[:-1], with_ids, *plain, "--dry-run")
     assert code == 0
     assert "joined by column 'id'" in dry
@@ -281,7 +273,7 @@ def test_python_and_command_line(place: Place, run: Run) -> None:
 
 
 def test_predictions_that_randout_wrote(place: Place) -> None:
-    write(place.folder / "predicted.csv", [row | {"prediction": row["label"], "score": 0.9} for row in place.rows])
+    write_rows(place.folder / "predicted.csv", [row | {"prediction": row["label"], "score": 0.9} for row in place.rows])
     assert imported(place.plan(place.folder / "predicted.csv")).record.form.startswith(
         "labels with a confidence (prediction"
     )
@@ -316,19 +308,19 @@ def test_what_is_refused(place: Place) -> None:
         (good, {"methods": {"kd": False}}, ["no method of this recipe learns from a teacher"]),
     ]  # fmt: skip
     for at, (rows, tables, words) in enumerate(cases):
-        file = rows if isinstance(rows, Path) else write(place.folder / f"case{at}.csv", rows)
+        file = rows if isinstance(rows, Path) else write_rows(place.folder / f"case{at}.csv", rows)
         with pytest.raises(UserError) as caught:
             place.plan(file, **tables)
         for word in words:
             assert word in str(caught.value), (at, str(caught.value))
-    double = write(place.folder / "twice.csv", twice)
-    ids = write(place.folder / "ids.csv", soft(place.rows, "id"))
+    double = write_rows(place.folder / "twice.csv", twice)
+    ids = write_rows(place.folder / "ids.csv", soft(place.rows, "id"))
     with pytest.raises(UserError, match=r"rows 1 and 46 of the data have the same id 'r0'"):
         place.plan(ids, data={"id_column": "id", "source": str(double)})
     texts = [row["text"] for row in place.rows]
     shifted = [row | {"text": text} for row, text in zip(soft(place.rows, "id"), [*texts[1:], texts[0]], strict=True)]
     with pytest.raises(UserError, match=r"joined by id have another text .* join by text"):
-        place.plan(write(place.folder / "shifted.csv", shifted), data={"id_column": "id"})
+        place.plan(write_rows(place.folder / "shifted.csv", shifted), data={"id_column": "id"})
     with pytest.raises(UserError, match="cnn learns from labels only"):
         place.plan(good, student={"model": "cnn"})
 
@@ -337,7 +329,7 @@ def test_a_text_that_differs_under_the_same_id_is_counted(place: Place) -> None:
     rows = [row | {"text": own["text"]} for row, own in zip(soft(place.rows, "id"), place.rows, strict=True)]
     train = split_of(place.plan(place.file()), "train")
     rows[train[0]]["text"] = "another text"
-    plan = place.plan(write(place.folder / "ids.csv", rows), data={"id_column": "id"})
+    plan = place.plan(write_rows(place.folder / "ids.csv", rows), data={"id_column": "id"})
     assert any("1 of 77 rows joined by id has another text" in note for note in plan.notes)
 
 
@@ -354,4 +346,4 @@ def test_a_file_is_checked_without_a_plan(place: Place) -> None:
     check_imported(place.config(place.folder / "soft.csv"), dataset)
     check_imported(place.config("auto"), dataset)
     with pytest.raises(UserError, match="no soft labels found"):
-        check_imported(place.config(write(place.folder / "bad.csv", [{"text": "a", "x": 1}])), dataset)
+        check_imported(place.config(write_rows(place.folder / "bad.csv", [{"text": "a", "x": 1}])), dataset)
