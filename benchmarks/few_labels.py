@@ -65,6 +65,16 @@ def write_tables(source: str, folder: Path) -> list[Path]:
     return [table, unlabelled]
 
 
+def described(path: Path) -> str:
+    """Return the rows of a table, and of each split with its groups."""
+    with path.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    splits = dict.fromkeys(row["split"] for row in rows if "split" in row)
+    groups = {split: [row["group"] for row in rows if row["split"] == split] for split in splits}
+    parts = [f"{split} {len(own):,} rows in {len(set(own)):,} groups" for split, own in groups.items()]
+    return ", ".join(parts) or f"{len(rows):,} rows"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", type=Path)
@@ -73,7 +83,7 @@ def main() -> None:
     arguments.tables.mkdir(parents=True, exist_ok=True)
     for source in arguments.datasets:
         for path in write_tables(source, arguments.tables):
-            print(path)
+            print(path, described(path))
 
 
 if __name__ == "__main__":

@@ -298,6 +298,9 @@ def test_tables_with_few_labels_keep_groups_whole(tmp_path: Path) -> None:
     counts = Counter(row["split"] for row in written)
     assert few["LABELLED"] <= counts["train"] + counts["validation"] < few["LABELLED"] + 4
     assert few["VALIDATION"] <= counts["validation"] < few["VALIDATION"] + 4
+    groups = {row["group"] for row in written if row["split"] == "train"}
+    assert f"train {counts['train']} rows in {len(groups)} groups" in few["described"](table)
+    assert few["described"](unlabelled) == f"{len(others):,} rows"
     assert counts["test"] > 0
     assert others
     assert not others & {row["text"] for row in written}
@@ -561,6 +564,20 @@ def test_planted_labels_are_counted(toy_csv: Callable[..., Path]) -> None:
     found = measure(str(toy_csv(240, 0)), asked)
     assert (found["rows"], found["planted"]) == (240, 24)
     assert found["precision %"] > 50 < found["recall %"]
+
+
+@pytest.mark.slow
+def test_busy_smoke(tmp_path: Path, tiny_model: Callable[[str], Path], toy_csv: Callable[..., Path]) -> None:
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "busy.py"),
+        str(toy_csv(90, 0)),
+        str(tiny_model("bert")),
+        "--smoke",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    head, _, row = done.stdout.splitlines()
+    assert (head.count("|"), row.count("|")) == (5, 5)
 
 
 def test_scores_of_label_sets_are_those_of_their_definition(monkeypatch: pytest.MonkeyPatch) -> None:

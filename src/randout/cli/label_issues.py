@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,7 +85,7 @@ def label_issues(
         tools.stopped(stop, runs)
         return
     written = write_label_issues(found, out, formats)
-    weak = [weak_words(found)] if weak_words(found) else []
+    weak = [words] if (words := weak_words(found)) else []
     if as_json:
         print(terminal.to_json(found.as_json() | {"written": [str(path) for path in written]}))
         show.conclude(weak)
@@ -96,15 +97,18 @@ def label_issues(
             print(f"report  {path}")
             break
     if found.issues:
-        columns = {
-            "--text-column": text_column,
-            "--text-pair": text_pair,
-            "--label-column": label_column,
-            "--group": group,
-        }
-        columns |= {"--split-column": split_column, "--validation": validation, "--test": test, "--encoding": encoding}
-        given = [*columns.items(), *(("--prefix-column", one) for one in prefix_column or ())]
-        options = "".join(f" {option} {shell_path(value)}" for option, value in given if value)
-        todo = f"randout train {shell_path(data)}{options} --corrections {shell_path(out / FILE)}"
+        options = {"--text-column": text_column, "--text-pair": text_pair, "--label-column": label_column}
+        options |= {"--group": group, "--split-column": split_column, "--validation": validation, "--test": test}
+        given = [
+            *(options | {"--encoding": encoding}).items(),
+            *(("--prefix-column", one) for one in prefix_column or ()),
+        ]
+        todo = _train_command(data, given, out / FILE)
         print(f"next    fill in corrected_label, then: {todo}")
     show.conclude(weak)
+
+
+def _train_command(data: str, given: Iterable[tuple[str, Any]], corrections: Path) -> str:
+    """Return the command that trains on the data with a table of corrections. given: options, empty ones included."""
+    options = "".join(f" {option} {shell_path(value)}" for option, value in given if value)
+    return f"randout train {shell_path(data)}{options} --corrections {shell_path(corrections)}"
