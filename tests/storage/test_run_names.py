@@ -46,6 +46,7 @@ LAYERS = [0, 1, 2]
          ["ce, minilm wwwwww", "ce + kd, minilm 012345", "ce, mpnet"]),
         ([record(), record(seed=2)], ["ce, seed 1", "ce, seed 2"]),
         ([record(KD), record(KD, layers=LAYERS)], ["ce + kd, all layers", "ce + kd, 3 layers"]),
+        ([record(), record(KD, layers=LAYERS)], ["ce, all layers", "ce + kd, 3 layers"]),
         ([record(layers=[0, 2]), record(layers=[1, 2])], ["ce, layers 0+2", "ce, layers 1+2"]),
         ([record(), record(KD), record(KD, kd_weight=0.5)], ["ce", "ce + kd, kd.weight 0.8", "ce + kd, kd.weight 0.5"]),
         (

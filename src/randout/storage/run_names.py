@@ -81,7 +81,7 @@ def _differences(
     """Return for each run the settings in which the runs differ, and those in `always`.
 
     Student settings that follow from those already shown are left out: students with different layers often also differ
-    in, for example, their maximum length.
+    in, for example, their maximum length. The layers do not follow from the methods.
     """
     keys = list(dict.fromkeys(key for one in settings for key in one))
     by_count = _count_distinct(
@@ -93,7 +93,7 @@ def _differences(
         values = [json.dumps(settings[at][key], sort_keys=True) for at in having]
         if _count_distinct(values) < 2 and key not in always:
             continue
-        before = [(methods[at], *parts[at]) for at in having]
+        before = [(*([] if key == LAYERS else [methods[at]]), *parts[at]) for at in having]
         if key.startswith("student.") and _count_distinct(before) == _count_distinct(zip(before, values, strict=True)):
             continue
         for at in having:
