@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from randout.stats.noninferiority import least_rows, not_worse, rows_to_decide, rows_to_differ, too_few_for
+from randout.stats.multiplicity import least_rows, too_few_for
+from randout.stats.noninferiority import not_worse, rows_to_decide, rows_to_differ
+from randout.stats.paired import paired_difference
 
 
 def pair(rows: int, lost: int, gained: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -54,7 +56,10 @@ def test_several_seeds_are_compared_by_their_mean() -> None:
 def test_few_rows_give_no_verdict_and_say_so() -> None:
     labels, first, second = pair(100, 0, 0)
     found = not_worse(labels, first, second, np.arange(100), 2, 0.02)
-    assert (found.verdict, found.reason) == ("undecided", "100 groups, at least 150 are needed for this margin")
+    assert (found.verdict, found.reason) == (
+        "undecided",
+        "rows worth 100 independent ones, at least 150 are needed for this margin",
+    )
     better = not_worse(*pair(100, 0, 20), np.arange(100), 2, 0.01)
     assert better.low > 0
     assert better.verdict == "confirmed"
@@ -63,6 +68,26 @@ def test_few_rows_give_no_verdict_and_say_so() -> None:
     assert least_rows(0.01) == 300
     assert too_few_for(299, 0.01)
     assert not too_few_for(300, 0.01)
+
+
+def test_fewer_groups_than_3_over_the_margin_can_decide_where_differences_are_scattered_over_many() -> None:
+    """How differences cluster is seen in the rows that differ and one more group of 10 rows: N * sum(e) / sum(e^2)."""
+    groups, labels = np.repeat(np.arange(200), 10), np.zeros(2000, int)
+    baseline, scattered, few = labels.copy(), labels.copy(), labels.copy()
+    scattered[: 50 * 10 : 10] = 1  # one row of each of 50 groups lost
+    baseline[50 * 10 : 100 * 10 : 10] = 1  # one row of each of 50 others gained
+    worth = paired_difference(labels, baseline, scattered, groups, 2).independent_rows
+    assert worth == pytest.approx(2000 * (100 * 1 + 10) / (100 * 1**2 + 10**2))
+    found = not_worse(labels, baseline, scattered, groups, 2, 0.01)
+    assert (found.groups, found.verdict) == (200, "confirmed")
+    seeds = not_worse(labels, baseline, np.stack([scattered] * 3), groups, 2, 0.01)
+    assert (seeds.groups, seeds.verdict) == (200, "confirmed")
+
+    few[:2] = 1
+    found = not_worse(labels, labels, few, groups, 2, 0.01)
+    worth = 2000 * (2 + 10) / (2**2 + 10**2)
+    assert found.reason == f"rows worth {int(worth)} independent ones, at least 300 are needed for this margin"
+    assert found.verdict == "undecided"
 
 
 @pytest.mark.parametrize(("difference", "margin"), [(0.0, 0.01), (-0.005, 0.02), (-0.04, 0.02), (0.01, 0.01)])

@@ -231,9 +231,12 @@ def test_words(estimate, low90, high90, p, expected):
 
 
 def test_margin_words_need_rows_that_could_have_shown_the_margin():
-    assert words(paired(0, 0, 0, groups=149), 1.0) == "not distinguishable"
-    assert words(paired(0, 0, 0, groups=150), 1.0) == "not distinguishable, equivalent"
-    assert words(paired(0, 0, 0, groups=60), 1.0, margin=0.05) == "not distinguishable, equivalent"
+    def worth(rows: float) -> Paired:
+        return dataclasses.replace(paired(0, 0, 0), independent_rows=rows)
+
+    assert words(worth(149.9), 1.0) == "not distinguishable"
+    assert words(worth(150.0), 1.0) == "not distinguishable, equivalent"
+    assert words(worth(60.0), 1.0, margin=0.05) == "not distinguishable, equivalent"
 
 
 @pytest.mark.parametrize(

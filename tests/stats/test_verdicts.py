@@ -472,7 +472,7 @@ def test_a_bound_at_the_margin_does_not_pass(low, expected):
         def interval(level):
             return (strict if level > 0.92 else usual), 0.05
 
-        return multiplicity.Tested(0.01, 0.5, 0.01, 1e6, 1000, 1000.0, 1000.0, interval)
+        return multiplicity.Tested(0.01, 0.5, 0.01, 1e6, 1000, 1000.0, 1000.0, 1000.0, interval)
 
     other, second = judge([tested(low, low / 2), tested(-0.03, -0.015)], 0.02, 0.05)
     assert second.words == ", ".join(filter(None, ["not distinguishable", expected]))

@@ -6,6 +6,7 @@ second family, for lower and upper bounds each. p, interval and wording of a com
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,6 +16,7 @@ from scipy.special import ndtri, stdtrit
 
 ONE_SIDED = 0.05  # level of each margin test
 GROUPS_NEEDED = 10  # for a verdict, in groups of equal size; simulated in docs/explanation/statistics.md
+RULE_OF_THREE = 3.0  # independent rows times margin; with fewer, a difference of the margin may be unobserved by chance
 NORMAL = 1e6  # degrees of freedom that stand for infinity, so that a row stays valid JSON
 
 
@@ -28,7 +30,8 @@ class Tested:
     df: float
     groups: int
     equal_groups: float  # `intervals.equal_groups`
-    units: float  # effective number of independent rows: `intervals.Discordance.clusters`
+    clusters: float  # effective number of independent rows, of `intervals.Discordance`
+    independent_rows: float  # the same, if one more group differs in all its rows
     interval: Callable[[float], tuple[float, float]]  # at a level: excludes 0 if and only if p <= 1 - level
 
 
@@ -78,7 +81,7 @@ def holm_stop(count: int, passes: Callable[[int, float], bool], alpha: float) ->
 
 
 class Judged(Protocol):
-    """The input of `words`: a difference, its 90 % interval and the number of groups."""
+    """The input of `words`: a difference, its 90 % interval, the number of groups and what the rows are worth."""
 
     @property
     def estimate(self) -> float: ...
@@ -90,6 +93,8 @@ class Judged(Protocol):
     def groups(self) -> int: ...
     @property
     def equal_groups(self) -> float: ...
+    @property
+    def independent_rows(self) -> float: ...
 
 
 def too_few_groups(groups: int, equal_groups: float) -> str | None:
@@ -108,13 +113,12 @@ def words(found: Judged, adjusted_p: float, margin: float = 0.02, alpha: float =
     "no verdict: ...": fewer than `GROUPS_NEEDED` groups, for which neither p nor the margin tests hold their level.
     "better" or "worse": adjusted_p <= alpha, else "not distinguishable". "equivalent": the 90 % interval lies within
     (-margin, margin), i.e. both one-sided 5 % tests; else "not worse": its lower end is above -margin (omitted with
-    "better", which is stronger). Neither is given if a difference of the margin may be unobserved: with fewer than
-    3 / margin groups, zero differing groups are compatible with it (the rule of three).
+    "better", which is stronger). Neither is given where a difference of the margin may be unobserved (`too_few_for`).
     """
     if few := too_few_groups(found.groups, found.equal_groups):
         return few
     verdict = "not distinguishable" if adjusted_p > alpha else "better" if found.estimate > 0 else "worse"
-    if found.groups * margin < 3:
+    if too_few_for(found.independent_rows, margin):
         return verdict
     if -margin < found.low90 and found.high90 < margin:
         return f"{verdict}, equivalent"
@@ -123,15 +127,29 @@ def words(found: Judged, adjusted_p: float, margin: float = 0.02, alpha: float =
     return verdict
 
 
+def least_rows(margin: float) -> int:
+    """Return how many independent rows "not worse by the margin" takes at least: 3 / margin."""
+    return math.ceil(RULE_OF_THREE / margin - 1e-9)
+
+
+def too_few_for(independent_rows: float, margin: float) -> bool:
+    """Return whether so many independent rows cannot show "not worse by the margin" of a model that is not better.
+
+    With fewer than 3 / margin, no difference at all is compatible with one of the margin (the rule of three).
+    """
+    return independent_rows < least_rows(margin)
+
+
 @dataclass(frozen=True)
-class _Bounds:
-    """A comparison with the bounds from the margin tests of its family."""
+class Bounds:
+    """A comparison with the bounds of its margin tests."""
 
     estimate: float
     low90: float
     high90: float
     groups: int
     equal_groups: float
+    independent_rows: float
 
 
 def reach(power: float, level: float, df: float = NORMAL) -> float:
@@ -141,14 +159,14 @@ def reach(power: float, level: float, df: float = NORMAL) -> float:
     return float(stdtrit(df, 1 - level / 2) + stdtrit(df, power))
 
 
-def detectable(standard_error: float, df: float, units: float, alpha: float = 0.05) -> float:
+def detectable(standard_error: float, df: float, clusters: float, alpha: float = 0.05) -> float:
     """Return the smallest true difference that a design shows with 80 % power at two-sided alpha, uncorrected; at most 1.
 
     (t_{1-alpha/2} + t_{.8}) * standard error, with the design's standard error and degrees of freedom. That error assumes
     that as many rows differ as were observed. If a difference of that size needs more differing rows, all of them are
-    assumed to favour one side: d = (z + z) * sqrt(d / units), so d = (z + z)^2 / units.
+    assumed to favour one side: d = (z + z) * sqrt(d / clusters), so d = (z + z)^2 / clusters.
     """
-    return min(1.0, max(reach(0.8, alpha, df) * standard_error, reach(0.8, alpha) ** 2 / units))
+    return min(1.0, max(reach(0.8, alpha, df) * standard_error, reach(0.8, alpha) ** 2 / clusters))
 
 
 def judge(found: Sequence[Tested], margin: float, alpha: float) -> list[Judgement]:
@@ -164,8 +182,8 @@ def judge(found: Sequence[Tested], margin: float, alpha: float) -> list[Judgemen
     judged = []
     for at, one in enumerate(found):
         low90, high90 = bounds(at, ONE_SIDED / lower)[0], bounds(at, ONE_SIDED / upper)[1]
-        bounded = _Bounds(one.estimate, low90, high90, one.groups, one.equal_groups)
+        bounded = Bounds(one.estimate, low90, high90, one.groups, one.equal_groups, one.independent_rows)
         wide = one.interval(1 - alpha / steps[at])
         said = words(bounded, adjusted[at], margin, alpha)
-        judged.append(Judgement(adjusted[at], wide, said, detectable(one.standard_error, one.df, one.units, alpha)))
+        judged.append(Judgement(adjusted[at], wide, said, detectable(one.standard_error, one.df, one.clusters, alpha)))
     return judged

@@ -15,14 +15,14 @@ import numpy as np
 from scipy.special import ndtri
 
 from .crossed import crossed_difference
+from .intervals import decided, discordance
 from .metrics import group_codes
-from .multiplicity import ONE_SIDED, Judged, too_few_groups
+from .multiplicity import ONE_SIDED, Bounds, Judged, least_rows, too_few_for, too_few_groups
 from .paired import paired_difference
 from .targets import main_metric, target_of
 
 CONFIRMED, REFUTED, UNDECIDED = "confirmed", "refuted", "undecided"
 POWER = 0.8  # of `rows_to_decide`
-RULE_OF_THREE = 3.0  # groups times margin, below which no difference of the margin may have been seen by chance
 
 
 @dataclass(frozen=True)
@@ -71,16 +71,21 @@ def not_worse(
     target, metric = target_of(labels, num_labels), main_metric(labels, "accuracy")
     gain = target.credit(labels, made, metric) - target.credit(labels, first, metric)  # (S, n)
     found: Any
+    judged: Judged
     if len(made) == 1:
-        found = paired_difference(labels, first, made[0], groups, num_labels, metric)
+        found = judged = paired_difference(labels, first, made[0], groups, num_labels, metric)
     else:
-        found = crossed_difference(gain, group_codes(groups, len(labels)))
-    verdict, reason = decide(found, margin)
+        codes = group_codes(groups, len(labels))
+        found = crossed_difference(gain, codes)
+        differing = discordance(gain.mean(0), gain.any(0), codes)
+        bounds = decided(found.at(1 - 2 * ONE_SIDED), found.estimate, found.p_value, 1 - 2 * ONE_SIDED, differing)
+        judged = Bounds(found.estimate, *bounds, found.groups, found.equal_groups, differing.units)
+    verdict, reason = decide(judged, margin)
     return Margin(
         margin=margin,
         estimate=float(found.estimate),
-        low=float(found.low90),
-        high=float(found.high90),
+        low=float(judged.low90),
+        high=float(judged.high90),
         standard_error=float(found.standard_error),
         disagreement=float((gain != 0).mean()),
         rows=len(labels),
@@ -94,26 +99,17 @@ def not_worse(
 def decide(found: Judged, margin: float) -> tuple[str, str]:
     """Return the verdict on "not worse by the margin", and why there can be none.
 
-    No verdict for fewer than `GROUPS_NEEDED` groups. "Not worse" also needs 3 / margin groups, unless the model is better:
-    with fewer, no difference at all is compatible with one of the margin (rule of three).
+    No verdict for fewer than `GROUPS_NEEDED` groups. "Not worse" also needs 3 / margin independent rows, unless the model is
+    better (`too_few_for`).
     """
     if few := too_few_groups(found.groups, found.equal_groups):
         return UNDECIDED, few.removeprefix("no verdict: ")
     if found.high90 < -margin:
         return REFUTED, ""
-    if found.low90 <= 0 and too_few_for(found.groups, margin):
-        return UNDECIDED, f"{found.groups} groups, at least {least_rows(margin):,} are needed for this margin"
+    if found.low90 <= 0 and too_few_for(found.independent_rows, margin):
+        worth = f"rows worth {math.floor(found.independent_rows):,} independent ones"
+        return UNDECIDED, f"{worth}, at least {least_rows(margin):,} are needed for this margin"
     return (CONFIRMED if found.low90 > -margin else UNDECIDED), ""
-
-
-def least_rows(margin: float) -> int:
-    """Return how many rows (groups) "not worse by the margin" takes at least: 3 / margin."""
-    return math.ceil(RULE_OF_THREE / margin - 1e-9)
-
-
-def too_few_for(groups: int, margin: float) -> bool:
-    """Return whether so many groups can never show "not worse by the margin" of a model that is not better."""
-    return groups < least_rows(margin)
 
 
 def rows_to_decide(

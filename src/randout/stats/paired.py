@@ -60,6 +60,7 @@ class Paired:
     resamples: int
     df: float = 1e6  # of the group bootstrap
     equal_groups: float = 1e6  # effective number of groups of equal size; at most `groups`
+    independent_rows: float = 1e6  # effective number of rows, of `intervals.Discordance.units`
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,7 @@ class Resampled:
             self.groups,
             self.equal_groups,
             self.discordance.clusters,
+            self.discordance.units,
             self.at,
         )
 
@@ -173,6 +175,7 @@ class Resampled:
             resamples=len(self.differences),
             df=self.df,
             equal_groups=self.equal_groups,
+            independent_rows=self.discordance.units,
         )
 
 

@@ -78,8 +78,8 @@ def _rows(table: _Table, metric: str, estimand: str, margin: float, level: float
     return [rows[0], *others]
 
 
-def _tested(found: Difference, discordance: Discordance | None, clusters: float) -> tuple[Difference, Tested]:
-    """Return a difference, and its test for the family, with intervals widened if few groups differ."""
+def _tested(found: Difference, discordance: Discordance | None) -> tuple[Difference, Tested]:
+    """Return a difference, and its test for the family, with intervals widened if few groups differ; None: of folds."""
 
     def interval(level: float) -> tuple[float, float]:
         return decided(found.at(level), found.estimate, found.p_value, level, discordance)
@@ -93,7 +93,8 @@ def _tested(found: Difference, discordance: Discordance | None, clusters: float)
         found.df,
         found.groups,
         found.equal_groups,
-        clusters,
+        math.inf if discordance is None else discordance.clusters,
+        found.groups if discordance is None else discordance.units,
         interval,
     )
     return shown, tested
@@ -179,7 +180,7 @@ def _crossed(
         if metric in target.row_means and 0 < value < 1 and own.standard_error > 0:
             interval = score_interval(value, own.standard_error, own.df, level)
         values[name] = (one.tolist(), widened(interval, value, edge, level))
-    pairs = [_tested(one, differ, differ.clusters) for one, differ in zip(found, differing, strict=True)]
+    pairs = [_tested(one, differ) for one, differ in zip(found, differing, strict=True)]
     return _Table(values, [shown for shown, _ in pairs], [tested for _, tested in pairs])
 
 
@@ -318,6 +319,6 @@ def compare_folds(
     for name, one in made.items():
         if name != baseline:
             found, _ = _fold_difference(one - made[baseline], *sizes, name, group_sizes)
-            pairs.append(_tested(found, None, math.inf))
+            pairs.append(_tested(found, None))
     table = _Table(shown, [found for found, _ in pairs], [tested for _, tested in pairs])
     return _rows(table, metric, FOLDS, margin, level)

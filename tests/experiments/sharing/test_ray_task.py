@@ -80,7 +80,10 @@ def test_a_cell_is_trained_once(about: dict[str, Any], tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_stopped_cell_is_resumed_as_on_one_process(about: dict[str, Any], study: Study, tmp_path: Path) -> None:
+def test_a_stopped_cell_is_resumed_as_on_one_process(
+    about: dict[str, Any], study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_task, "BETWEEN", 0.0)  # every step is reported, so that the training is stopped on its way
     about["versions"] = node_check.versions()
     checkpoint = "runs/*/checkpoint/position.json"
     stopped = ray_task.run_cell(json.dumps({"about": about, "cell": "seed 1, plain", "tried": []}))

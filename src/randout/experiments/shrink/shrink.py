@@ -34,8 +34,7 @@ from randout.experiments.sharing.tracked_study import tracked_study
 from randout.models.sources import Source
 from randout.reporting.pictures import draw_picture, to_bytes
 from randout.reporting.shrink import figure, points
-from randout.stats.metrics import group_codes
-from randout.stats.noninferiority import least_rows, too_few_for
+from randout.stats.multiplicity import least_rows, too_few_for
 from randout.storage.locks import Busy
 from randout.storage.run_folder import RunFolder, now, record_opening_in
 from randout.storage.seen_rows import ANY_TRAINED
@@ -208,10 +207,10 @@ def _key(rung: LadderRung) -> str:
 def _warnings(ladder: Ladder) -> list[str]:
     """Return warnings about what the ladder cannot show."""
     found, margin, held = [], ladder.made.table.margin, ladder.rows("validation")
-    groups = len(np.unique(group_codes(held.groups, len(held.rows))))
-    if too_few_for(groups, margin):
+    rows = len(held.rows)
+    if too_few_for(rows, margin):
         found.append(
-            f"only a form that is better than the teacher can be chosen: {groups:,} validation rows cannot show that one is not "
+            f"only a form that is better than the teacher can be chosen: {rows:,} validation rows cannot show that one is not "
             f"worse by {points(margin)}; at least {least_rows(margin):,} are needed. Use a larger --margin, more validation "
             "rows, or --open nearest"
         )
