@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
@@ -23,6 +24,7 @@ from randout.experiments.run.student import make_training_data
 from randout.experiments.shards.label_shards import ShardRequest, label_shards
 from randout.methods.builtin import METHODS
 from randout.models.tokens import encode, truncate
+from support.label_sets import toy_label_sets, write_label_sets
 from support.shards import fitted_svm, write_shards
 
 ROWS = (40, 30)
@@ -116,6 +118,46 @@ def test_copies_of_labelled_rows_are_left_out(place: Path, tiny_model: Callable[
     copies = [text for text in every if (text or "").strip() and row_key(text) in known]
     assert held.upper() in copies
     assert taught.stored.count("copies") == len(copies)
+
+
+def test_students_of_label_sets_learn_from_shards(place: Path, tiny_model: Callable[[str], Path], run: Run) -> None:
+    """Logits of the labels as the model gives them, labelled rows with their sets, and a student that is scored by F1."""
+    write_label_sets(place / "sets.csv", 120)
+    (place / "texts" / "part-001.parquet").unlink()
+    texts = toy_label_sets(30, seed=5)[0]
+    pq.write_table(pa.table({"text": texts}), place / "texts" / "part-000.parquet")
+    separator = ("--set", "data.label_separator=;")
+    code, _, errors = run(
+        "train", "sets.csv", "--student", "svm", *separator, "--set", "classifier.min_df=1", "-o", "sets-svm"
+    )
+    assert code == 0, errors
+    code, _, errors = run("soft-labels", "sets-svm", "texts", "-o", "sets-labels")
+    assert code == 0, errors
+    tables = {
+        "data": {"source": "sets.csv", "unlabeled": "texts", "label_separator": ";"},
+        "student": {"model": str(tiny_model("bert"))},
+        "teacher": {"model": "sets-labels"},
+        "train": {"epochs": 1, "precision": "float32"},
+    }
+    plan = planning.make(config.build([config.read_preset("kd"), tables], METHODS))
+    data = make_training_data(plan, pipeline.taught(plan, Options(runs=place / "runs", show=Show(quiet=True))))
+    n = len(plan.dataset.texts)
+    known = {row_key(text) for text in plan.dataset.texts}
+    model = load_classifier("sets-svm")
+    logits = model.logits([text for text in texts if row_key(text) not in known], lambda done: None)
+    np.testing.assert_array_equal(data.teacher[n:].numpy(), logits)
+    assert data.labels[:n].tolist() == plan.dataset.labels.tolist()
+
+    given = ("train", "--student", tiny_model("bert"), "--unlabeled", "texts", "--preset", "kd", "--set", "epochs=1")
+    code, out, errors = run(*given, "sets.csv", "--teacher", "sets-labels", *separator)
+    assert (code, "sample F1" in out) == (0, True), errors
+    code, _, errors = run(*given, "films.csv", "--teacher", "sets-labels")
+    assert (code, "gives each text a set of labels (multi-label), but in these data each text has" in errors) == (
+        2,
+        True,
+    )
+    code, _, errors = run(*given, "sets.csv", "--teacher", "labels", *separator)
+    assert (code, "gives each text exactly one label, but in these data each text has" in errors) == (2, True), errors
 
 
 @pytest.mark.parametrize(

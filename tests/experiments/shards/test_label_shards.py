@@ -126,8 +126,6 @@ def test_label_sets_are_those_of_predict(tmp_path: Path, run: Run) -> None:
     thresholds = json.loads((tmp_path / "run" / "metrics.json").read_text())["validation"]["thresholds"]
     settings = json.loads((tmp_path / "out" / "manifest.json").read_text())["settings"]
     assert settings["thresholds"] == list(thresholds.values())
-    code, _, error = run("soft-labels", tmp_path / "run", tmp_path / "texts", "-o", tmp_path / "soft")
-    assert (code, "no student learns from shards of these yet" in error) == (2, True)
     code, _, error = run("predict", tmp_path / "run", tmp_path / "texts", "-o", "x", "--abstain", "confidence=0.5")
     assert (code, "not supported for a model of label sets" in error, Path("x").exists()) == (2, True, False)
 

@@ -20,7 +20,7 @@ from randout.core.wording import plural, verb
 from randout.data.archives import SUFFIXES
 from randout.data.columns import ALL_TEXT_NAMES, named_column
 from randout.data.composed_text import texts_in
-from randout.data.dataset import Dataset, check_one_label
+from randout.data.dataset import Dataset
 from randout.data.multi_label import reading_of
 from randout.data.soft_label_files import SoftLabels, read_soft_labels
 from randout.data.soft_label_sets import read_soft_label_sets
@@ -202,9 +202,7 @@ def _import_shards(file: SoftLabelShards, config: Config, dataset: Dataset) -> I
     """Match sharded soft labels with the texts of `data.unlabeled`. The rows of the dataset itself have no soft labels."""
     if config.teacher.more or file.name != config.teacher.model:
         raise UserError(f"{file.name}: sharded soft labels cannot be combined with a further teacher (teacher.more)")
-    why = "labelled shards hold one distribution over the classes for each text. Name a table of soft labels or a model"
-    check_one_label(dataset, f"--teacher {file.name}", why)
-    labels = open_labels(file.name, config.data.unlabeled, dataset.id2label)
+    labels = open_labels(file.name, config.data.unlabeled, dataset.id2label, dataset.sets is not None)
     if not labels.rows:
         raise UserError(f"{file.name}: no row has a soft label, so there is nothing to learn")
     asked = config.teacher.temperature

@@ -98,15 +98,22 @@ class ShardedLabels:
                 yield np.stack(columns, 1).astype(np.float32)
 
 
-def open_labels(name: str, texts: str, classes: dict[int, str]) -> ShardedLabels:
+def open_labels(name: str, texts: str, classes: dict[int, str], sets: bool) -> ShardedLabels:
     """Match sharded soft labels with the texts that they are of, and with the classes of the data.
 
-    texts: folder, glob or URL of the shards that were labelled. Raises UserError.
+    texts: folder, glob or URL of the shards that were labelled. sets: whether the data have label sets. Raises UserError.
     """
     folder = ShardFolder(name)
     manifest = folder.manifest()
     if manifest.settings.kind != "soft-labels":
         raise UserError(f"--teacher {name}: holds predictions, not soft labels. Write these with `randout soft-labels`")
+    if sets != (manifest.settings.thresholds is not None):
+        one, other = "exactly one label", "a set of labels (multi-label)"
+        theirs, ours = (one, other) if sets else (other, one)
+        raise UserError(
+            f"--teacher {name}: these are soft labels of {manifest.model_name}, which gives each text {theirs}, but in these "
+            f"data each text has {ours}. Label the shards with a model that was trained on such data"
+        )
     if not is_sharded(texts):
         raise UserError(
             f"--teacher {name}: sharded soft labels are of sharded texts. Name these with --unlabeled FOLDER (data.unlabeled)"

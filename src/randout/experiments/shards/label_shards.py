@@ -154,11 +154,6 @@ def prepare(request: ShardRequest, options: Options) -> tuple[Task, LoadedClassi
     fingerprint = saved_model.fingerprint(request.model, request.form)
     device = "cpu" if shared else request.device
     model = saved_model.load_on_device(request.model, device, request.kind, request.form)
-    if model.thresholds is not None and request.kind == "soft-labels":
-        raise UserError(
-            f"soft-labels: {request.model} predicts label sets (multi-label), and no student learns from shards of these yet. "
-            "Use train --teacher MODEL --unlabeled TABLE instead, or label the texts: randout predict MODEL TEXTS -o FOLDER"
-        )
     classes = [str(name) for name in model.id2label.values()]
     _check_names(request, identifier, classes)
     settings = LabellingSettings(
