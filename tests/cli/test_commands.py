@@ -442,6 +442,7 @@ def test_full_disk_while_saving(tiny_model: Any, toy_csv: Any, tmp_path: Path) -
         (["train", "ok.csv", "--student", "./nowhere"], "no such folder"),
         (["train", "ok.csv", "--student", "no-such-model"], "HF_HUB_OFFLINE"),
         (["train", "ok.csv", "--set", "learning_rat=1"], "learning_rate"),
+        (["train", "ok.csv", "--set", "C=1"], "classifier.C"),
         (["train", "ok.csv", "--set", "train.epoch=1"], "epochs"),
         (["train", "ok.csv", "--set", "epochs=0"], "train.epochs"),
         (["train", "ok.csv", "--set", "epochs"], "KEY=VALUE"),

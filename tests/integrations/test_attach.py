@@ -336,6 +336,8 @@ def test_mistakes_are_said(tiny_model: Tiny) -> None:
             work.loss(early, labels)
         with pytest.raises(UserError, match="expected one integer per text"):
             work.loss(model(**batch), torch.rand(6, 3))
+        with pytest.raises(UserError, match="labels: found 3, expected at most 2: the model has 3 outputs"):
+            work.loss(model(**batch), labels + 3 - labels.max())
         with pytest.raises(UserError, match="logits"):
             work.loss({"no": 1}, labels)
     with attached(model, [KnowledgeDistillation()]) as work:

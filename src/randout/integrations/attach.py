@@ -136,7 +136,7 @@ class Attached:
         return {"step": torch.tensor(self.tracked.step.number), **self.stack.state_dict()}
 
     def _plain(self, outputs: Any, labels: Any) -> Tensor:
-        loss = plain_loss(logits_of(outputs), classes_of(labels, len(logits_of(outputs))))
+        loss = plain_loss(logits_of(outputs), classes_of(labels, logits_of(outputs)))
         self.losses = {GOLD_LOSS: loss.detach()}
         return loss
 
@@ -150,7 +150,7 @@ class Attached:
                 "these outputs are not those of the model's last training forward pass: compute the loss of each forward "
                 "pass before the next one, from what the model returned"
             )
-        classes = classes_of(seen.labels if labels is None else labels, len(logits)).to(logits.device)
+        classes = classes_of(seen.labels if labels is None else labels, logits).to(logits.device)
         teachers = teachers_of(seen.teacher if teacher_logits is None else teacher_logits, logits)
         if not teachers and (needs := [method.name for method in self.stack.methods if method.teacher == "logits"]):
             raise UserError(

@@ -22,14 +22,22 @@ def logits_of(outputs: Any) -> Tensor:
     return logits
 
 
-def classes_of(labels: Any, texts: int) -> Tensor:
-    """Convert labels to (b,) class indices, -1 for none. Raises UserError for other labels."""
+def classes_of(labels: Any, logits: Tensor) -> Tensor:
+    """Convert labels to (b,) class indices, -1 for none. logits: (b, C). Raises UserError for other labels.
+
+    Whether labels are below C is checked on the CPU only: on a GPU, the check would wait for it in each step.
+    """
+    texts, count = logits.shape
     if labels is None:
         return torch.full((texts,), -1)
     classes: Tensor = torch.as_tensor(labels)
     if classes.shape != (texts,) or classes.is_floating_point():
         raise UserError(
             f"labels: found shape {tuple(classes.shape)} and {classes.dtype}, expected one integer per text"
+        )
+    if classes.device.type == "cpu" and texts and int(classes.max()) >= count:
+        raise UserError(
+            f"labels: found {int(classes.max())}, expected at most {count - 1}: the model has {count} outputs"
         )
     return classes.long().clamp(min=-1)
 

@@ -57,7 +57,7 @@ class ForTrainer:
             )
         if work is None or not work.stack.context.model.training:
             logits = logits_of(outputs)
-            return plain_loss(logits, classes_of(labels, len(logits)))
+            return plain_loss(logits, classes_of(labels, logits))
         if labels is None:
             raise UserError("a training batch has no labels, by which the Trainer counts the texts of a step")
         self._losses_computed += 1
