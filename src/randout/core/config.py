@@ -358,8 +358,8 @@ def assignment_of(key: str, value: Any, methods: Iterable[str]) -> dict[str, Any
         owners = [name for name, table in tables.items() if path[0] in table.model_fields]  # type: ignore[union-attr]
         known = [name for table in tables.values() for name in table.model_fields]  # type: ignore[union-attr]
         if not owners:
-            tables = " Settings of methods and of classifiers follow a name: kd.weight, classifier.C."
-            hint = (nearest(path[0], [*known, *methods]) if len(key) > 2 else "") or tables
+            form = " Settings of methods and of classifiers follow a name: kd.weight, classifier.C."
+            hint = (nearest(path[0], [*known, *methods]) if len(key) > 2 else "") or form
             raise UserError(f"--set {key}: no such setting.{hint} `randout init` lists all settings")
         preferred = [name for name in ("train", "student") if name in owners]
         path = [(preferred or owners)[0], *path]
