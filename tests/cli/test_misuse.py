@@ -237,7 +237,29 @@ def test_studies_take_the_columns_of_a_table(run, words):
     assert "no column 'other', which holds the second text of each pair; name another one with --text-pair" in err
 
 
-@pytest.mark.parametrize("option", ["--text-column", "--label-column"])
+def test_studies_take_groups_splits_and_unlabelled_texts(run):
+    """Where `train` takes them; an arm without a teacher leaves unlabelled texts out, and a study of such arms refuses them."""
+    _, *rows = Path("rows.csv").read_text().splitlines()
+    splits = (["train"] * 6 + ["validation", "test"]) * len(rows)
+    lines = [f"{row},{at // 2},{split}" for at, (row, split) in enumerate(zip(rows, splits, strict=False))]
+    Path("split.csv").write_text("\n".join(["text,label,film,split", *lines]))
+    Path("more.csv").write_text("text\na new text\nanother one\n")
+    given = ["--student", "bert", "--group", "film", "--dry-run"]
+    for words in (["compare", "--arms", "plain"], ["search", "--space", "batch_size=[8, 16]", "--preset", "plain"]):
+        code, _, err = run(words[0], "split.csv", *words[1:], *given)
+        assert "Add --split-column split" in err
+        code, _, err = run(words[0], "split.csv", *words[1:], *given, "--split-column", "split")
+        assert (code, "--split-column" in err) == (0, False), err
+    code, _, err = run("cv", "split.csv", "--folds", "5", "--preset", "plain", *given)
+    assert (code, "--split-column" in err) == (0, False), err  # its splits are folds
+    more = [*given, "--unlabeled", "more.csv"]
+    code, out, err = run("compare", "split.csv", "--arms", "plain,kd", "--teacher", "bert", *more)
+    assert (code, "2 arms" in out) == (0, True), err
+    code, _, err = run("compare", "split.csv", "--arms", "plain,randout", *more)
+    assert (code, "data.unlabeled: no arm learns from a teacher, so this has no effect" in err) == (2, True), err
+
+
+@pytest.mark.parametrize("option", ["--text-column", "--label-column", "--group", "--split-column", "--prefix-column"])
 def test_a_study_file_has_its_own_columns(run, option):
     code, _, err = run("compare", "study.toml", option, "words")
     assert code == 2

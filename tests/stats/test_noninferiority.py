@@ -88,6 +88,7 @@ def test_fewer_groups_than_3_over_the_margin_can_decide_where_differences_are_sc
     worth = 2000 * (2 + 10) / (2**2 + 10**2)
     assert found.reason == f"rows worth {int(worth)} independent ones, at least 300 are needed for this margin"
     assert found.verdict == "undecided"
+    assert found.rows_needed() == math.ceil(2000 / worth * 300)
 
 
 @pytest.mark.parametrize(("difference", "margin"), [(0.0, 0.01), (-0.005, 0.02), (-0.04, 0.02), (0.01, 0.01)])

@@ -17,14 +17,18 @@ from . import tools
 from .tools import (
     AsJson,
     Encoding,
+    Group,
     LabelColumn,
     PrefixColumn,
     Quiet,
     Recipe,
     RunsFolder,
     Sets,
+    SplitColumn,
+    Test,
     TextColumn,
     TextPair,
+    Validation,
     column_settings,
     named,
     requested,
@@ -52,10 +56,10 @@ def label_issues(
     text_pair: TextPair = None,
     prefix_column: PrefixColumn = None,
     label_column: LabelColumn = None,
-    group: Annotated[str | None, typer.Option(help="group column; rows of a group stay in one fold")] = None,
-    split_column: Annotated[str | None, typer.Option(help="column with train, validation or test for each row")] = None,
-    validation: Annotated[str | None, typer.Option(help="file of validation rows")] = None,
-    test: Annotated[str | None, typer.Option(help="file of test rows")] = None,
+    group: Group = None,
+    split_column: SplitColumn = None,
+    validation: Validation = None,
+    test: Test = None,
     corrections: Annotated[str | None, typer.Option(help="table of labels that are corrected already")] = None,
     encoding: Encoding = None,
     formats: Annotated[str, typer.Option(help="formats of the report, comma-separated")] = "html,md,csv",
@@ -70,8 +74,8 @@ def label_issues(
     from randout.reporting.label_issues import issue_lines, weak_words
 
     table: dict[str, Any] = {"source": data}
-    table |= column_settings(text_column, text_pair, prefix_column, label_column)
-    table |= {"group_column": group, "split_column": split_column, "encoding": encoding}
+    table |= column_settings(text_column, text_pair, prefix_column, label_column, group)
+    table |= {"split_column": split_column, "encoding": encoding}
     table |= {"validation": validation, "test": test, "corrections": corrections}
     settings = named({"data": table, "student": {"model": student}, "teacher": {"model": teacher}})
     config = requested(settings, None, recipe, sets).config()

@@ -14,6 +14,8 @@ from randout.core.errors import Failure, UserError
 
 from .tools import (
     AsJson,
+    Encoding,
+    Group,
     LabelColumn,
     Plugins,
     PrefixColumn,
@@ -23,8 +25,12 @@ from .tools import (
     ReportToOption,
     RunsFolder,
     Sets,
+    SplitColumn,
+    Test,
     TextColumn,
     TextPair,
+    Unlabeled,
+    Validation,
     column_settings,
     named,
     requested,
@@ -67,9 +73,9 @@ AcceptChanges = Annotated[bool, typer.Option("--accept-changes", help="resume on
 Keep = Annotated[str | None, typer.Option(help="weights to keep: best, all or none")]
 
 
-def tables_of(data: str, student: str | None, teacher: str | None, columns: dict[str, Any]) -> dict[str, Any]:
-    """Recipe tables for the data, student and teacher options that are given. columns: as `column_settings`."""
-    return named({"data": {"source": data} | columns, "student": {"model": student}, "teacher": {"model": teacher}})
+def tables_of(data: str, student: str | None, teacher: str | None, more: dict[str, Any]) -> dict[str, Any]:
+    """Recipe tables for the data, student and teacher options that are given. more: further settings of the data."""
+    return named({"data": {"source": data} | more, "student": {"model": student}, "teacher": {"model": teacher}})
 
 
 def options_of(
@@ -104,7 +110,8 @@ def options_of(
 
 def flag(name: str) -> str:
     """Command-line spelling of an option of a study."""
-    return {"settings": "--set", "out": "-o"}.get(name, f"--{name.replace('_', '-')}")
+    spelt = {"settings": "--set", "out": "-o", "group_column": "--group", "text_pair_column": "--text-pair"}
+    return (spelt | {"prefix_columns": "--prefix-column"}).get(name, f"--{name.replace('_', '-')}")
 
 
 def space_table(space: list[str] | None) -> dict[str, Any] | None:
@@ -130,6 +137,12 @@ def search(
     text_pair: TextPair = None,
     prefix_column: PrefixColumn = None,
     label_column: LabelColumn = None,
+    group: Group = None,
+    split_column: SplitColumn = None,
+    validation: Validation = None,
+    test: Test = None,
+    unlabeled: Unlabeled = None,
+    encoding: Encoding = None,
     preset: Preset = None,
     recipe: Recipe = None,
     sets: Sets = None,
@@ -158,7 +171,9 @@ def search(
     from randout.experiments.search.trials import summary
     from randout.stats.diagnostics import messages
 
-    columns = column_settings(text_column, text_pair, prefix_column, label_column)
+    columns = column_settings(text_column, text_pair, prefix_column, label_column, group)
+    columns |= {"split_column": split_column, "validation": validation, "test": test}
+    columns |= {"unlabeled": unlabeled, "encoding": encoding}
     request = requested(tables_of(data, student, teacher, columns), preset, recipe, sets)
     options = options_of(
         runs, time_limit, Show(quiet or as_json), accept_changes, jobs, job_threads, cluster, job_gpus, report_to

@@ -16,6 +16,8 @@ from randout.core.wording import plural
 from .search import AcceptChanges, Cluster, Dry, JobGpus, Jobs, JobThreads, Limit, Out, options_of, tables_of
 from .tools import (
     AsJson,
+    Encoding,
+    Group,
     LabelColumn,
     Plugins,
     PrefixColumn,
@@ -25,8 +27,12 @@ from .tools import (
     ReportToOption,
     RunsFolder,
     Sets,
+    SplitColumn,
+    Test,
     TextColumn,
     TextPair,
+    Unlabeled,
+    Validation,
     column_settings,
     example_input,
     requested,
@@ -80,6 +86,12 @@ def shrink(
     text_pair: TextPair = None,
     prefix_column: PrefixColumn = None,
     label_column: LabelColumn = None,
+    group: Group = None,
+    split_column: SplitColumn = None,
+    validation: Validation = None,
+    test: Test = None,
+    unlabeled: Unlabeled = None,
+    encoding: Encoding = None,
     preset: Preset = None,
     recipe: Recipe = None,
     sets: Sets = None,
@@ -103,7 +115,9 @@ def shrink(
     from randout.experiments import study_requests
 
     names = student or []
-    columns = column_settings(text_column, text_pair, prefix_column, label_column)
+    columns = column_settings(text_column, text_pair, prefix_column, label_column, group)
+    columns |= {"split_column": split_column, "validation": validation, "test": test}
+    columns |= {"unlabeled": unlabeled, "encoding": encoding}
     request = requested(tables_of(data, names[0] if names else None, teacher, columns), preset, recipe, sets)
     options = options_of(
         runs, time_limit, Show(quiet or as_json), accept_changes, jobs, job_threads, cluster, job_gpus, report_to

@@ -34,6 +34,8 @@ from .search import (
 )
 from .tools import (
     AsJson,
+    Encoding,
+    Group,
     LabelColumn,
     Plugins,
     PrefixColumn,
@@ -43,9 +45,15 @@ from .tools import (
     ReportToOption,
     RunsFolder,
     Sets,
+    SplitColumn,
+    Test,
     TextColumn,
     TextPair,
+    Unlabeled,
+    Validation,
     assignments,
+    column_settings,
+    named,
     stopped,
 )
 
@@ -91,6 +99,12 @@ def compare(
     text_pair: TextPair = None,
     prefix_column: PrefixColumn = None,
     label_column: LabelColumn = None,
+    group: Group = None,
+    split_column: SplitColumn = None,
+    validation: Validation = None,
+    test: Test = None,
+    unlabeled: Unlabeled = None,
+    encoding: Encoding = None,
     preset: Preset = None,
     recipe: Recipe = None,
     sets: Sets = None,
@@ -115,14 +129,14 @@ def compare(
     from randout.experiments import study_requests
 
     inputs = what or []
+    columns = column_settings(text_column, text_pair, prefix_column, label_column, group)
+    columns |= {"split_column": split_column, "validation": validation, "test": test}
+    columns |= {"unlabeled": unlabeled, "encoding": encoding}
     shared: dict[str, Any] = {"student": student, "teacher": teacher, "preset": preset, "recipe": recipe}
     comparison: dict[str, Any] = {"baseline": baseline, "metric": metric, "margin": margin, "allow_leaks": allow_leaks}
     request = study_requests.Asked(
         **shared,
-        text_column=text_column,
-        text_pair=text_pair,
-        prefix_column=prefix_column or None,
-        label_column=label_column,
+        data=named({"data": columns}).get("data", {}),
         **comparison,
         settings=assignments(sets) or None,
         arms=_comma_separated(arms),
@@ -171,6 +185,9 @@ def cv(
     text_pair: TextPair = None,
     prefix_column: PrefixColumn = None,
     label_column: LabelColumn = None,
+    group: Group = None,
+    unlabeled: Unlabeled = None,
+    encoding: Encoding = None,
     preset: Preset = None,
     recipe: Recipe = None,
     sets: Sets = None,
@@ -194,14 +211,13 @@ def cv(
     """Cross-validate recipes, with a teacher for each fold. Grouped folds, Nadeau and Bengio's interval."""
     from randout.experiments import study_requests
 
+    columns = column_settings(text_column, text_pair, prefix_column, label_column, group)
+    columns |= {"unlabeled": unlabeled, "encoding": encoding}
     shared: dict[str, Any] = {"student": student, "teacher": teacher, "preset": preset, "recipe": recipe}
     comparison: dict[str, Any] = {"baseline": baseline, "metric": metric, "margin": margin, "allow_leaks": allow_leaks}
     request = study_requests.Asked(
         **shared,
-        text_column=text_column,
-        text_pair=text_pair,
-        prefix_column=prefix_column or None,
-        label_column=label_column,
+        data=named({"data": columns}).get("data", {}),
         **comparison,
         settings=assignments(sets) or None,
         arms=_comma_separated(arms),

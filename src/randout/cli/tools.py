@@ -75,6 +75,13 @@ PrefixColumn = Annotated[
     typer.Option("--prefix-column", help="column whose value is put before the text; may be repeated"),
 ]
 LabelColumn = Annotated[str | None, typer.Option("--label-column", help="name of the label column")]
+Group = Annotated[str | None, typer.Option("--group", help="group column; rows of a group stay in one split or fold")]
+SplitColumn = Annotated[
+    str | None, typer.Option("--split-column", help="column with train, validation or test for each row")
+]
+Validation = Annotated[str | None, typer.Option("--validation", help="file of validation rows")]
+Test = Annotated[str | None, typer.Option("--test", help="file of test rows")]
+Unlabeled = Annotated[str | None, typer.Option("--unlabeled", help="file of unlabelled texts")]
 
 
 def _load_plugins(context: typer.Context, words: list[str] | None) -> list[str] | None:
@@ -106,9 +113,12 @@ def named(tables: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {name: table for name, table in kept.items() if table}
 
 
-def column_settings(text: str | None, pair: str | None, prefix: list[str] | None, label: str | None) -> dict[str, Any]:
+def column_settings(
+    text: str | None, pair: str | None, prefix: list[str] | None, label: str | None, group: str | None = None
+) -> dict[str, Any]:
     """Return the settings of the data that the options for columns give."""
-    return {"text_column": text, "text_pair_column": pair, "prefix_columns": prefix or None, "label_column": label}
+    columns = {"text_column": text, "text_pair_column": pair, "prefix_columns": prefix or None, "label_column": label}
+    return columns | {"group_column": group}
 
 
 def assignments(sets: list[str] | None) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ from randout.trackers.report_to import trackers_of
 from .tools import (
     AsJson,
     Encoding,
+    Group,
     LabelColumn,
     Plugins,
     PrefixColumn,
@@ -33,8 +34,12 @@ from .tools import (
     ReportToOption,
     RunsFolder,
     Sets,
+    SplitColumn,
+    Test,
     TextColumn,
     TextPair,
+    Unlabeled,
+    Validation,
     column_settings,
     example_input,
     named,
@@ -79,12 +84,12 @@ def train(
     text_pair: TextPair = None,
     prefix_column: PrefixColumn = None,
     label_column: LabelColumn = None,
-    group: Annotated[str | None, typer.Option(help="group column; rows of a group stay in one split")] = None,
+    group: Group = None,
     split: Annotated[str | None, typer.Option(help="how to split the data: auto or paper")] = None,
-    split_column: Annotated[str | None, typer.Option(help="column with train, validation or test for each row")] = None,
-    validation: Annotated[str | None, typer.Option(help="file of validation rows")] = None,
-    test: Annotated[str | None, typer.Option(help="file of test rows")] = None,
-    unlabeled: Annotated[str | None, typer.Option(help="file of unlabelled texts")] = None,
+    split_column: SplitColumn = None,
+    validation: Validation = None,
+    test: Test = None,
+    unlabeled: Unlabeled = None,
     corrections: Annotated[
         str | None, typer.Option(help="table of corrected labels, as `randout label-issues` writes it")
     ] = None,
@@ -121,8 +126,8 @@ def train(
     """Train a student, evaluate it and save the model. A teacher that is a pretrained encoder is fine-tuned first."""
     from randout.storage.run_names import checked_name
 
-    table: dict[str, Any] = {"source": data, "group_column": group}
-    table |= column_settings(text_column, text_pair, prefix_column, label_column)
+    table: dict[str, Any] = {"source": data}
+    table |= column_settings(text_column, text_pair, prefix_column, label_column, group)
     table |= {"split": split, "split_column": split_column, "encoding": encoding}
     table |= {"validation": validation, "test": test, "unlabeled": unlabeled, "id_column": id_column, "views": views}
     table |= {"corrections": corrections}

@@ -186,7 +186,7 @@ def load(table: DataTable) -> Dataset:
     if not columns.named_text and cols.are_numbers(parts[0].texts):
         notes.append(WARNING + cols.numbers_warning(columns.text))
     split_column = table.split_column or (None if held_out else opened.reading.split_column)
-    roles = usable_roles(table, given_split(parts, split_column, notes), notes)
+    roles = usable_roles(table, given_split(parts, split_column, notes, bool(table.folds)), notes)
     if "unlabeled" in files:
         parts.append(read_unlabeled(opened, columns, notes))
     used = {"text": columns.text, "label": columns.label, "group": columns.group}

@@ -379,11 +379,14 @@ def _unused_split(table: Table, name: str, files: int) -> str:
     return f"column {name!r} is not used (use --split-column {name} to split by it)"
 
 
-def given_split(parts: Sequence[Part], split_column: str | None, notes: list[str]) -> list[str] | None:
-    """Return the given split of each labelled row, or None if the rows must be split randomly."""
+def given_split(
+    parts: Sequence[Part], split_column: str | None, notes: list[str], folds: bool = False
+) -> list[str] | None:
+    """Return the given split of each labelled row, or None if the rows must be split randomly, or into folds."""
     main = parts[0].table
     if split_column is None:
-        notes.extend(_unused_split(main, name, len(parts)) for name in main.columns if name.lower() == "split")
+        unused = [name for name in main.columns if name.lower() == "split" and not folds]
+        notes.extend(_unused_split(main, name, len(parts)) for name in unused)
         roles = ["train" if part.role == "main" else part.role for part in parts for _ in part.texts]
         return roles if len(parts) > 1 else None
     if len(parts) > 1:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -137,16 +137,14 @@ def _build_shrink(request: Request, given: Mapping[str, Any], options: Options) 
 class Asked:
     """The options of a comparison or cross-validation; None: not given.
 
-    arms: presets or recipe files, or "table6". methods: arms from the registry of methods, or "all". settings: as in
-    `Request`. space: as in `search_table`. spelt: maps an option to its spelling in the caller's interface, for messages.
+    data: settings of the data, apart from its source. arms: presets or recipe files, or "table6". methods: arms from the
+    registry of methods, or "all". settings: as in `Request`. space: as in `search_table`. spelt: maps an option to its
+    spelling in the caller's interface, for messages.
     """
 
     student: str | None = None
     teacher: str | None = None
-    text_column: str | None = None
-    text_pair: str | None = None
-    prefix_column: Sequence[str] | None = None
-    label_column: str | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
     preset: str | None = None
     recipe: Path | None = None
     settings: Sequence[dict[str, Any]] | None = None
@@ -169,6 +167,7 @@ class Asked:
     def refuse(self, reason: str, *names: str, **more: Any) -> None:
         """Raise UserError for options that were given but would have no effect. more: further options, by name."""
         given = {name: getattr(self, name) for name in names} | more
+        given |= given.pop("data", {})  # each by its own name
         if found := [self.spelt(name) for name, value in given.items() if value not in (None, False)]:
             raise UserError(f"{reason}; leave out {', '.join(found)}")
 
@@ -178,8 +177,7 @@ class Asked:
         return _given(baseline=self.baseline, metric=self.metric, margin=self.margin)
 
 
-RECIPE: tuple[str, ...] = ("arms", "methods", "drop_one", "student", "teacher", "text_column", "text_pair")
-RECIPE += ("prefix_column", "label_column", "preset", "recipe", "settings")
+RECIPE = ("arms", "methods", "drop_one", "student", "teacher", "data", "preset", "recipe", "settings")
 TUNING = ("space", "trials", "halving")
 
 
@@ -241,6 +239,12 @@ def _read(study: Study, show: Show) -> Datasets:
     configs = [studying.arm_config(study, arm, METHODS, first.tables) for arm in study.arms]
     for config in configs:
         check_student(config)
+    for name in (name for name in studying.WITHOUT_TEACHER if study.base.get("data", {}).get(name)):
+        if not any(getattr(config.data, name) for config in configs):
+            raise UserError(
+                f"data.{name}: no arm learns from a teacher, so this has no effect. Leave it out, or name an arm such as kd and "
+                "a teacher"
+            )
     datasets.read(configs[0]).report.warn(show)
     for config in configs:
         find_models(config)
@@ -309,10 +313,8 @@ def _name(out: Path | None, data: str, what: str) -> str:
 
 def _base(data: str, asked: Asked) -> dict[str, Any]:
     """Return the tables under every arm: the given options over the recipe."""
-    columns = {"text_column": asked.text_column, "label_column": asked.label_column}
-    columns |= {"text_pair_column": asked.text_pair}
     tables: dict[str, dict[str, Any]] = {
-        "data": {"source": data, **columns, "prefix_columns": asked.prefix_column},
+        "data": {"source": data, **asked.data},
         "student": {"model": asked.student},
         "teacher": {"model": asked.teacher},
     }

@@ -17,7 +17,7 @@ from scipy.special import ndtri
 from .crossed import crossed_difference
 from .intervals import decided, discordance
 from .metrics import group_codes
-from .multiplicity import ONE_SIDED, Bounds, Judged, least_rows, too_few_for, too_few_groups
+from .multiplicity import NORMAL, ONE_SIDED, Bounds, Judged, least_rows, too_few_for, too_few_groups
 from .paired import paired_difference
 from .targets import main_metric, target_of
 
@@ -30,8 +30,8 @@ class Margin:
     """The result of a test of non-inferiority; differences are fractions of rows, "model minus reference".
 
     low, high: one-sided 95 % bounds. disagreement: share of rows on which exactly one of the two is right, or of label sets
-    whose F1 differs. groups: of the rows; equal_groups: effective number of groups of equal size. verdict: whether "not
-    worse" is confirmed, refuted or undecided. reason: why there can be no verdict; else empty.
+    whose F1 differs. groups: of the rows; equal_groups: effective number of groups of equal size; independent_rows: of rows.
+    verdict: whether "not worse" is confirmed, refuted or undecided. reason: why there can be no verdict; else empty.
     """
 
     margin: float
@@ -45,11 +45,14 @@ class Margin:
     equal_groups: float
     verdict: str
     reason: str = ""
+    independent_rows: float = NORMAL
 
     def rows_needed(self, difference: float | None = None) -> int | None:
         """Return how many rows like these would decide it; see `rows_to_decide`. difference: by default the observed one."""
         true = self.estimate if difference is None else difference
-        return rows_to_decide(self.rows, self.standard_error, true, self.margin)
+        needed = rows_to_decide(self.rows, self.standard_error, true, self.margin)
+        worth = math.ceil(self.rows / self.independent_rows * least_rows(self.margin) - 1e-9)
+        return None if needed is None else max(needed, worth)
 
 
 def not_worse(
@@ -93,6 +96,7 @@ def not_worse(
         equal_groups=float(found.equal_groups),
         verdict=verdict,
         reason=reason,
+        independent_rows=float(judged.independent_rows),
     )
 
 

@@ -35,6 +35,7 @@ from randout.models.sources import CLASSIFIER_NAMES
 from randout.stats.verdicts import FOLDS_NEEDED
 
 PLAIN = "plain"  # cross-entropy only: the default baseline
+WITHOUT_TEACHER: dict[str, Any] = {"views": 0, "unlabeled": ""}  # settings of the data of an arm that has none
 ABLATION = (PLAIN, PAPERS_OWN, KD_ALONE, f"{PAPERS_OWN}-{KD_ALONE}")  # columns of the paper's Table 6, and presets
 
 
@@ -217,10 +218,10 @@ def arm_config(study: Study, arm: str, methods: Mapping[str, Any], above: Mappin
     """Return the configuration of an arm. above: tables overlaid on it (of a unit, of a trial).
 
     The teacher is trained as `base` says, whatever an arm or a trial changes in the student's training, so that arms
-    and trials share it. An arm without a teacher ignores the views of `base`. An arm that names its own student ignores
-    `base.student`. If an arm names a preset, the preset decides its methods, and `base` only sets their settings. An arm
-    that is a bag-of-words or neural baseline takes only the data from `base`; if it names a preset, as the arms of a
-    reproduction do, it has its published settings.
+    and trials share it. An arm without a teacher ignores views and unlabelled texts of `base`. An arm that names its own
+    student ignores `base.student`. If an arm names a preset, the preset decides its methods, and `base` only sets their
+    settings. An arm that is a bag-of-words or neural baseline takes only the data from `base`; if it names a preset, as the
+    arms of a reproduction do, it has its published settings.
     """
     base, own = dict(study.base), dict(study.arms[arm])
     named = "preset" in own
@@ -242,9 +243,9 @@ def arm_config(study: Study, arm: str, methods: Mapping[str, Any], above: Mappin
     except UserError as error:
         raise UserError(f"arms.{arm}: {error}") from None
     config = with_fixed_teacher(config, shared, methods)
-    untaught = config.teacher.model == "none" or model in CLASSIFIER_NAMES
-    if untaught and "views" not in own.get("data", {}):
-        config = config.model_copy(update={"data": config.data.model_copy(update={"views": 0})})
+    if config.teacher.model == "none" or model in CLASSIFIER_NAMES:
+        unused = {key: value for key, value in WITHOUT_TEACHER.items() if key not in own.get("data", {})}
+        config = config.model_copy(update={"data": config.data.model_copy(update=unused)})
     return config
 
 
