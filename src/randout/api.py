@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from randout.experiments.run.plan import Plan
     from randout.experiments.run.push import Pushed
     from randout.stats.abstention import Threshold
-    from randout.storage.label_issues import LabelIssues
+    from randout.storage.label_issues import LabelIssues, SetIssues
     from randout.training.processes import Processes
 
 PathLike = str | Path
@@ -336,7 +336,7 @@ def label_issues(
     formats: str = "html,md,csv",
     runs: PathLike = "runs",
     quiet: bool = True,
-) -> LabelIssues:
+) -> LabelIssues | SetIssues:
     """Find rows whose labels are doubtful, as `randout label-issues` does; return them with estimates of how many are wrong.
 
     data: as for `train`. student: an encoder or a baseline that is trained for each fold in runs of its own; None: a bag of

@@ -1,8 +1,8 @@
 """Corrected labels: a table that names rows of a dataset and their new labels, such as `randout label-issues` writes.
 
 Columns: `row` (the row's id), `corrected_label` (empty: no correction), and, if they are there, `label` and `text`, which must be
-those of the row. Other columns are ignored. Of multi-label data, a cell has the whole label set, joined as in the data or as a JSON
-list, also if the data have a column for each label; `[]` is a row without labels (`set_cell`).
+those of the row. Other columns are ignored. Of multi-label data, a cell has the whole label set, joined as in the data or as a
+JSON list, also if the data have a column for each label; `[]` is a row without labels (`set_cell`).
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ def corrected_parts(
 ) -> Corrections:
     """Apply the corrections in a file to the labelled rows of a dataset.
 
-    known: the classes that the user or the dataset lists; None: the labels that occur. separator: of the labels in a set. Appends
-    to `notes`. Raises UserError, with the line of the file, for an unknown row or label, a row that is corrected twice, and a label
-    or a text that is not the one of the row.
+    known: the classes that the user or the dataset lists; None: the labels that occur. separator: of the labels in a set.
+    Appends to `notes`. Raises UserError, with the line of the file, for an unknown row or label, a row that is corrected twice,
+    and a label or a text that is not the one of the row.
     """
     table = read_table(path, without_rows=True)  # `randout label-issues` finds none in clean data
     if missing := [name for name in (ROW, CORRECTED) if name not in table.columns]:

@@ -107,7 +107,9 @@ class Dataset:
     fields: TextFields = NONE  # the columns of an input besides the text column
     sharded_rows: int = 0  # further texts to learn from that stay on disk (`data.unlabeled` as a folder of shards)
     sets: LabelSets | None = None  # multi-label data: the label sets that `labels` refers to, over `names`
-    separator: str = JOINED  # between labels where a set is written in one cell: that of the label column, if it has one
+    separator: str = (
+        JOINED  # between labels where a set is written in one cell: that of the label column, if it has one
+    )
 
     def truth(self, rows: Ints) -> np.ndarray:
         """Return the targets of labelled rows: (n,) class indices or, of multi-label data, (n, C) bool over `names`."""
