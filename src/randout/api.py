@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from randout.experiments.run.plan import Plan
     from randout.experiments.run.push import Pushed
     from randout.stats.abstention import Threshold
-    from randout.storage.label_issues import LabelIssues
+    from randout.storage.label_issues import LabelIssues, SetIssues
     from randout.training.processes import Processes
 
 PathLike = str | Path
@@ -336,12 +336,13 @@ def label_issues(
     formats: str = "html,md,csv",
     runs: PathLike = "runs",
     quiet: bool = True,
-) -> LabelIssues:
+) -> LabelIssues | SetIssues:
     """Find rows whose labels are doubtful, as `randout label-issues` does; return them with estimates of how many are wrong.
 
-    data: as for `train`. student: an encoder or a baseline that is trained for each fold in runs of its own; None: a bag of
-    words. out: a new folder for the table to correct and the report; None: nothing is written. `train` takes the corrected
-    table as `settings={"data.corrections": FILE}`. Raises UserError and Stopped.
+    data: as for `train`; multi-label data give a `SetIssues`, with the labels that each row likely lacks or has wrongly. student:
+    an encoder or a baseline that is trained for each fold in runs of its own; None: a bag of words. out: a new folder for the
+    table to correct and the report; None: nothing is written. `train` takes the corrected table as
+    `settings={"data.corrections": FILE}`. Raises UserError and Stopped.
     """
     from randout.experiments.label_issues import check_output, find_label_issues, write_label_issues
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,114 @@ def test_rows_of_further_files_are_named_with_the_file(
     assert "#" in row_id
     found = read([(row_id, other(plain, row))], test=str(test))
     assert np.flatnonzero(found.labels != plain.labels).tolist() == [row]
+
+
+def test_no_row_moves_if_classes_are_numbers_or_listed(tmp_path: Path) -> None:
+    """Classes are in numeric order, or in that of the list, in the split before corrections and after them."""
+    rows = [(f"a text number {at}", at * 7 % 11) for at in range(200)]
+    source, path = tmp_path / "data.csv", tmp_path / "fix.csv"
+    with source.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([("text", "label"), *rows])
+    path.write_text("row,corrected_label\n" + "".join(f"{row},{(row + 3) % 11}\n" for row in range(1, 90, 3)))
+    for labels in ((), tuple(str(label) for label in (10, 3, 1, 2, 0, 9, 8, 4, 5, 6, 7))):
+        plain, found = (load(DataTable(source=str(source), labels=labels, corrections=one)) for one in ("", str(path)))
+        assert found.report.corrected > 20
+        for name, positions in plain.split.items():
+            assert np.array_equal(found.split[name], positions), (labels, name)
+
+
+SETS = [["a"], ["a", "b"], [], ["b", "c"], ["c"]] * 12
+
+
+@pytest.fixture
+def read_sets(tmp_path: Path) -> Callable[..., Dataset]:
+    """Load 60 rows of label sets, joined by a separator, or with a column of 0 and 1 for each label, and corrections."""
+
+    def call(
+        rows: Rows | None = None, header: Sequence[str] = ("row", "corrected_label"), separator: str = ";"
+    ) -> Dataset:
+        texts = [f"text number {at}" for at in range(len(SETS))]
+        cells = [[separator.join(labels)] if separator else [int(name in labels) for name in "abc"] for labels in SETS]
+        source, path = tmp_path / "data.csv", tmp_path / "corrections.csv"
+        head = ["text", *(["label"] if separator else "abc")]
+        for file, written in ((source, [head, *([t, *c] for t, c in zip(texts, cells, strict=True))]), (path, rows)):
+            with file.open("w", newline="", encoding="utf-8") as stream:
+                csv.writer(stream).writerows([header, *(written or ())] if file == path else written or ())
+        form: dict[str, Any] = {"multi_label": True} if separator else {"label_columns": ("a", "b", "c")}
+        return load(DataTable(source=str(source), corrections="" if rows is None else str(path), **form))
+
+    return call
+
+
+def named_sets(dataset: Dataset) -> list[list[str]]:
+    return [[name for name, has in zip(dataset.names, row, strict=True) if has] for row in dataset.strata]
+
+
+@pytest.mark.parametrize("separator", [";", "|", ""])
+def test_label_sets_are_corrected_in_every_form(read_sets: Callable[..., Dataset], separator: str) -> None:
+    mark = separator or "; "
+    plain = read_sets(separator=separator)
+    assert plain.separator == mark
+    rows = [
+        ("1", f"c{mark}a"),
+        ("2", "[]"),
+        ("3", '["b"]'),
+        ("4", ""),
+        ("5", "c"),
+        ("7", f"b{mark}a"),
+        ("9", f" c {mark} "),
+    ]
+    found = read_sets(rows, separator=separator)
+    assert named_sets(found) == [["a", "c"], [], ["b"], ["b", "c"], ["c"], *SETS[5:8], ["c"], *SETS[9:]]
+    assert found.report.corrected == 4
+    assert any(
+        "4 label sets changed by" in one and "2 more are the label sets of the" in one for one in found.report.notes
+    )
+    for name, positions in plain.split.items():
+        assert np.array_equal(found.split[name], positions), name
+    assert data_identity(found) == data_identity(read_sets([*rows[:3], rows[-1], ("5", "")], separator=separator))
+    assert data_identity(found)["data"]["sha256"] != data_identity(plain)["data"]["sha256"]
+    assert data_identity(read_sets([("7", f"b{mark}a")], separator=separator)) == data_identity(plain)
+
+
+def test_corrected_sets_in_json_lines_are_lists(read_sets: Callable[..., Dataset], tmp_path: Path) -> None:
+    read_sets()
+    path = tmp_path / "fix.jsonl"
+    rows = [
+        {"row": 1, "corrected_label": []},
+        {"row": 2, "corrected_label": ["c"]},
+        {"row": 3, "corrected_label": None},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    found = load(DataTable(source=str(tmp_path / "data.csv"), multi_label=True, corrections=str(path)))
+    assert named_sets(found) == [[], ["c"], *SETS[2:]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "header", "message"),
+    [
+        ([("61", "a")], ("row", "corrected_label"), "the data have no labelled row '61'"),
+        ([("1", "a;d")], ("row", "corrected_label"), "row 1 .*'d' is not a label of the data.*separated by ';'"),
+        ([("1", "a|b")], ("row", "corrected_label"), "'a|b' is not a label of the data.*separated by ';'"),
+        ([("1", "[a, b]")], ("row", "corrected_label"), r"row 1 .*'\[a, b\]', which is not a list"),
+        ([("1", "a;b"), ("1", "b")], ("row", "corrected_label"), "row 1 is corrected twice, to 'a;b' and to 'b'"),
+        ([("1", "b", "other")], ("row", "corrected_label", "text"), "the text is not the one of this row"),
+        ([("2", "b", "a;c")], ("row", "corrected_label", "label"), "the labels of this row are 'a;b', not 'a;c'"),
+        ([("3", "b", "c")], ("row", "corrected_label", "label"), r"the labels of this row are '\[\]', not 'c'"),
+    ],
+)
+def test_what_is_refused_in_label_sets(
+    read_sets: Callable[..., Dataset], rows: Rows, header: Sequence[str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        read_sets(rows, header)
+
+
+def test_a_given_set_is_that_of_the_row_in_any_order_or_that_of_the_correction(
+    read_sets: Callable[..., Dataset],
+) -> None:
+    rows = [("2", "c", "b;a"), ("3", "a", "[]"), ("4", "b;c", "a")]
+    assert named_sets(read_sets(rows, ("row", "corrected_label", "label")))[:4] == [["a"], ["c"], ["a"], ["b", "c"]]
 
 
 @pytest.mark.parametrize(

@@ -560,10 +560,12 @@ def test_shards_smoke(smoke: Callable[..., Any]) -> None:
 
 def test_planted_labels_are_counted(toy_csv: Callable[..., Path]) -> None:
     measure = runpy.run_path(str(ROOT / "benchmarks" / "label_issues.py"))["measure"]
-    asked = argparse.Namespace(wrong=0.1, seed=0, student="", folds=3, runs=Path("runs"))
-    found = measure(str(toy_csv(240, 0)), asked)
-    assert (found["rows"], found["planted"]) == (240, 24)
-    assert found["precision %"] > 50 < found["recall %"]
+    asked = {"wrong": 0.1, "seed": 0, "student": "", "folds": 3, "runs": Path("runs")}
+    for sets in (False, True):
+        found = measure(str(toy_csv(240, 0)), argparse.Namespace(**asked, sets=sets))
+        assert (found["rows"], found["planted"]) == (240, 24)
+        assert found["precision %"] > 50 < found["recall %"]
+    assert found["at most"] == ""
 
 
 @pytest.mark.slow

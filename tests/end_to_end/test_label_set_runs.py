@@ -415,12 +415,8 @@ def test_frames_give_label_sets_as_a_file_does(library: str, tmp_path: Path) -> 
     assert all(one == found["lists"] for one in found.values())
 
 
-def test_commands_for_one_label_refuse_label_sets(place: Path, teacher: RunFolder, run: Run, tmp_path: Path) -> None:
-    (tmp_path / "fixed.csv").write_text("row,corrected_label\n1,a\n")
-    data = ["--set", "data.label_separator=;"]
+def test_commands_for_one_label_refuse_label_sets(teacher: RunFolder, run: Run) -> None:
     for words, reason in (
-        (["label-issues", place / "data.csv", *data], "label-issues: not supported for multi-label data"),
-        (["train", place / "data.csv", *data, "--student", "svm", "--corrections", "fixed.csv"], "data.corrections"),
         (["predict", teacher.path, "a text", "--abstain", "coverage=0.9"], "not supported for a model of label sets"),
         (["evaluate", teacher.path, "--abstain", "confidence=0.9"], "not supported for a model of label sets"),
     ):

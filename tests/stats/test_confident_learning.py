@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from randout.stats.confident_learning import count_wrong, joint, likely_wrong, margins, most_wrong
+from randout.stats.confident_learning import (
+    count_wrong,
+    count_wrong_in_sets,
+    joint,
+    likely_wrong,
+    likely_wrong_in_sets,
+    margins,
+    most_wrong,
+)
 
 
 def noisy(n: int = 600, wrong: float = 0.1, seed: int = 0, sharp: float = 3.0) -> tuple[np.ndarray, ...]:
@@ -108,3 +116,44 @@ def test_the_bound_holds_for_weak_models_too(sharp: float, wrong: float) -> None
     assert min(bounds) >= wrong
     if sharp == 3.0:
         assert max(bounds) < wrong + 0.12
+
+
+def noisy_sets(n: int = 500, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """(probabilities (n, 3), given sets, true sets): labels of 50, 20 and 10 % of the rows, with 4 % of each answer flipped."""
+    draw = np.random.default_rng(seed)
+    true = draw.random((n, 3)) < [0.5, 0.2, 0.1]
+    logits = draw.normal(size=(n, 3)) + np.where(true, 3.0, -3.0)
+    return 1 / (1 + np.exp(-logits)), true ^ (draw.random((n, 3)) < 0.04), true
+
+
+def test_each_label_of_a_set_is_a_question_with_two_answers() -> None:
+    p, given, true = noisy_sets()
+    found, counted = likely_wrong_in_sets(p, given), count_wrong_in_sets(p, given, np.arange(500))
+    for label in range(3):
+        has, without = given[:, label].astype(int), 1 - p[:, label]
+        expected = 500 * plain_joint(np.column_stack([without, p[:, label]]), has)
+        assert counted.missing[label] == pytest.approx(expected[0, 1])
+        assert counted.superfluous[label] == pytest.approx(expected[1, 0])
+        lacking = [x for x in np.argsort(-p[:, label], kind="stable") if not has[x]][: round(expected[0, 1])]
+        having = [x for x in np.argsort(p[:, label], kind="stable") if has[x]][: round(expected[1, 0])]
+        doubtful = {x for x in lacking if p[x, label] > 0.5} | {x for x in having if p[x, label] < 0.5}
+        assert set(np.flatnonzero(found[:, label]).tolist()) == doubtful
+    assert counted.decisions == 1500
+    assert counted.estimate == pytest.approx(sum(counted.missing) + sum(counted.superfluous))
+    assert (given != true)[found].mean() > 0.8
+    assert found[given != true].mean() > 0.7
+
+
+def test_the_estimate_of_sets_has_an_interval_over_groups() -> None:
+    p, given, true = noisy_sets()
+    counted = count_wrong_in_sets(p, given, np.arange(500))
+    assert counted.low is not None
+    assert counted.high is not None
+    assert counted.low < counted.estimate < counted.high
+    assert counted.low < (given != true).sum() < counted.high
+    twice = count_wrong_in_sets(np.repeat(p, 2, 0), np.repeat(given, 2, 0), np.repeat(np.arange(500), 2))
+    assert twice.high is not None
+    assert twice.low is not None
+    assert twice.high - twice.low == pytest.approx(2 * (counted.high - counted.low), rel=0.15)
+    assert count_wrong_in_sets(p, given, np.zeros(500, int)).low is None
+    assert count_wrong_in_sets(p[:, :0], given[:, :0], np.arange(500)).estimate == 0

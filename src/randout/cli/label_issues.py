@@ -106,10 +106,17 @@ def label_issues(
         given = [
             *(options | {"--encoding": encoding}).items(),
             *(("--prefix-column", one) for one in prefix_column or ()),
+            *(("--set", one) for one in sets or () if _of_label_sets(one)),
         ]
         todo = _train_command(data, given, out / FILE)
         print(f"next    fill in corrected_label, then: {todo}")
     show.conclude(weak)
+
+
+def _of_label_sets(assignment: str) -> bool:
+    """Return whether a setting says how label sets are written."""
+    key = assignment.partition("=")[0].strip().removeprefix("data.")
+    return key in ("multi_label", "label_separator", "label_columns")
 
 
 def _train_command(data: str, given: Iterable[tuple[str, Any]], corrections: Path) -> str:

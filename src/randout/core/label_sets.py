@@ -50,10 +50,15 @@ def names_of(rows: NDArray[np.bool_], names: Sequence[str]) -> list[list[str]]:
     return [[names[at] for at in np.flatnonzero(row).tolist()] for row in rows]
 
 
-def joined(labels: Sequence[str]) -> str:
-    """Return a set of labels as a cell of a text table, empty for none; as a JSON list if a label has a semicolon itself."""
-    text = JOINED.join(labels)
-    unclear = any(JOINED.strip() in label for label in labels) or text.startswith("[")
+def separator_in(separator: str) -> str:
+    """Return what separates labels as it is looked for in a cell: without the white space around it."""
+    return separator.strip() or separator
+
+
+def joined(labels: Sequence[str], separator: str = JOINED) -> str:
+    """Return a set of labels as a cell of a text table, empty for none; as a JSON list if a label has the separator itself."""
+    text = separator.join(labels)
+    unclear = any(separator_in(separator) in label for label in labels) or text.startswith("[")
     return json.dumps(labels, ensure_ascii=False) if unclear else text
 
 

@@ -1,7 +1,8 @@
 """Corrected labels: a table that names rows of a dataset and their new labels, such as `randout label-issues` writes.
 
 Columns: `row` (the row's id), `corrected_label` (empty: no correction), and, if they are there, `label` and `text`, which must be
-those of the row. Other columns are ignored.
+those of the row. Other columns are ignored. Of multi-label data, a cell has the whole label set, joined as in the data or as a
+JSON list, also if the data have a column for each label; `[]` is a row without labels (`set_cell`).
 """
 
 from __future__ import annotations
@@ -11,40 +12,47 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from randout.core.errors import UserError, nearest
+from randout.core.label_sets import JOINED, joined, separator_in
 from randout.core.wording import plural
 
 from .columns import is_missing
 from .labels import listed
+from .multi_label import labels_in
 from .sources import Part
-from .stratify import Ints, normalize
-from .tables import read_table, sha256_of
+from .stratify import normalize
+from .tables import Table, read_table, sha256_of
 
 ROW, TEXT, LABEL, CORRECTED = "row", "text", "label", "corrected_label"  # columns
+NO_LABELS = "[]"  # the cell of an empty label set; an empty cell is no correction
+Answer = str | tuple[str, ...]  # the label of a row, or its label set, sorted
 
 
 @dataclass(frozen=True)
 class Corrections:
-    """Corrections that were applied. labels: of each part, after them. changed: number of labels that differ from the table.
+    """Corrections that were applied. parts: with them. changed: number of rows whose label or label set differs from the table.
 
-    digest: SHA-256 of the changed rows and their new labels; "" if there are none. strata: class index of each row before the
-    corrections, and the names of these classes: by them the rows are split, so that no correction moves a row to another split.
+    digest: SHA-256 of the changed rows and their new labels; "" if there are none.
     """
 
-    labels: list[list[str]]
+    parts: list[Part]
     changed: int
     digest: str
-    strata: tuple[Ints, list[str]]
 
 
-def corrected_parts(parts: Sequence[Part], path: str, known: Collection[str] | None, notes: list[str]) -> Corrections:
+def set_cell(labels: Sequence[str], separator: str = JOINED) -> str:
+    """Return a label set as a cell of a table of corrections."""
+    return joined(labels, separator) or NO_LABELS
+
+
+def corrected_parts(
+    parts: Sequence[Part], path: str, known: Collection[str] | None, notes: list[str], separator: str = JOINED
+) -> Corrections:
     """Apply the corrections in a file to the labelled rows of a dataset.
 
-    known: the classes that the user or the dataset lists; None: the labels that occur. Appends to `notes`. Raises UserError, with
-    the line of the file, for an unknown row or label, a row that is corrected twice, and a label or a text that is not the one
-    of the row.
+    known: the classes that the user or the dataset lists; None: the labels that occur. separator: of the labels in a set.
+    Appends to `notes`. Raises UserError, with the line of the file, for an unknown row or label, a row that is corrected twice,
+    and a label or a text that is not the one of the row.
     """
     table = read_table(path, without_rows=True)  # `randout label-issues` finds none in clean data
     if missing := [name for name in (ROW, CORRECTED) if name not in table.columns]:
@@ -52,51 +60,86 @@ def corrected_parts(parts: Sequence[Part], path: str, known: Collection[str] | N
             f"{path}: no column {missing[0]!r}; a file of corrections has the columns {ROW!r} and {CORRECTED!r}. "
             "`randout label-issues` writes one"
         )
-    names = set(known or ()) | {label for part in parts for label in part.labels}
+    of_sets = parts[0].sets is not None
+    before = [_answers(part) for part in parts]
+    names = set(known or ()) | {label for answers in before for answer in answers for label in _labels_of(answer)}
     places = {row_id: (at, row) for at, part in enumerate(parts) for row, row_id in enumerate(part.row_ids)}
-    found = [list(part.labels) for part in parts]
-    changes: dict[str, str] = {}
+    found = [list(answers) for answers in before]
+    changes: dict[str, Answer] = {}
     same = 0
+
+    def read(column: str, number: int) -> Answer:
+        return _answer(table, column, number, separator if of_sets else None)
+
+    def shown(answer: Answer) -> str:
+        return repr(answer if isinstance(answer, str) else set_cell(answer, separator))
+
     for number, (key, value) in enumerate(zip(table.columns[ROW], table.columns[CORRECTED], strict=True), 1):
         if is_missing(value):
             continue
-        where, row_id, label = f"{path}, {table.row(number)}", str(key).strip(), str(value).strip()
+        where, row_id, new = f"{path}, {table.row(number)}", str(key).strip(), read(CORRECTED, number)
         if row_id not in places:
             raise UserError(f"{where}: the data have no labelled row {row_id!r}. Are these corrections of other data?")
-        if label not in names:
+        if unknown := [label for label in _labels_of(new) if label not in names]:
+            hint = f" Labels are separated by {separator_in(separator)!r}" if of_sets else ""
             raise UserError(
-                f"{where}: {label!r} is not a label of the data: {listed(sorted(names))}.{nearest(label, sorted(names))}"
+                f"{where}: {unknown[0]!r} is not a label of the data: {listed(sorted(names))}."
+                f"{nearest(unknown[0], sorted(names))}{hint}"
             )
-        if changes.setdefault(row_id, label) != label:
-            raise UserError(f"{where}: row {row_id} is corrected twice, to {changes[row_id]!r} and to {label!r}")
+        if changes.setdefault(row_id, new) != new:
+            raise UserError(
+                f"{where}: row {row_id} is corrected twice, to {shown(changes[row_id])} and to {shown(new)}"
+            )
         part, row = places[row_id]
-        _check_row(table.columns, number - 1, parts[part].texts[row], parts[part].labels[row], label, where)
-        same += parts[part].labels[row] == label
-        found[part][row] = label
-    differing = {row: label for row, label in changes.items() if parts[places[row][0]].labels[places[row][1]] != label}
-    already = f"; {same:,} more are the labels of the table already" if same else ""
+        own = before[part][row]
+        _check_text(table.columns, number - 1, parts[part].texts[row], where)
+        if LABEL in table.columns and not is_missing(table.columns[LABEL][number - 1]):
+            given = read(LABEL, number)
+            if own not in (given, new):
+                what = "labels of this row are" if of_sets else "label of this row is"
+                raise UserError(
+                    f"{where}: the {what} {shown(own)}, not {shown(given)}. The data have changed since; run randout "
+                    "label-issues again"
+                )
+        same += own == new
+        found[part][row] = new
+    differing = {row: new for row, new in changes.items() if before[places[row][0]][places[row][1]] != new}
+    what = "label set" if of_sets else "label"
+    already = f"; {same:,} more are the {what}s of the table already" if same else ""
     already = already if len(table) else ", which has no rows"
-    notes.append(f"corrections: {plural(len(differing), 'label')} changed by {path}{already}")
+    notes.append(f"corrections: {plural(len(differing), what)} changed by {path}{already}")
     digest = sha256_of(json.dumps(sorted(differing.items())).encode()) if differing else ""
-    before, classes = np.unique([label for part in parts for label in part.labels], return_inverse=True)
-    return Corrections(found, len(differing), digest, (classes.astype(np.int64), before.tolist()))
+    return Corrections([_with(part, own) for part, own in zip(parts, found, strict=True)], len(differing), digest)
 
 
-def _check_row(columns: Mapping[str, Sequence[Any]], at: int, text: str, label: str, new: str, where: str) -> None:
-    """Raise UserError if a correction's text or given label is not that of the row: then it is of other data."""
+def _answers(part: Part) -> list[Answer]:
+    """Return the label of each row, or its label set."""
+    return list(part.labels) if part.sets is None else [tuple(sorted(labels)) for labels in part.sets]
+
+
+def _with(part: Part, answers: Sequence[Answer]) -> Part:
+    """Return a part with other labels or label sets."""
+    if part.sets is None:
+        return replace(part, labels=[answer for answer in answers if isinstance(answer, str)])
+    return replace(part, sets=[_labels_of(answer) for answer in answers])
+
+
+def _labels_of(answer: Answer) -> tuple[str, ...]:
+    return (answer,) if isinstance(answer, str) else answer
+
+
+def _answer(table: Table, column: str, number: int, separator: str | None) -> Answer:
+    """Return the label in a cell, or with the separator of label sets the set. Raises UserError for a broken list."""
+    value = table.columns[column][number - 1]
+    if separator is None:
+        return str(value).strip()
+    return tuple(sorted(labels_in(table, column, number, value, separator_in(separator))))
+
+
+def _check_text(columns: Mapping[str, Sequence[Any]], at: int, text: str, where: str) -> None:
+    """Raise UserError if a correction's text is not that of the row: then it is of other data."""
     if TEXT in columns and normalize(str(columns[TEXT][at])) != normalize(text):
         raise UserError(
             f"{where}: the text is not the one of this row ({text!r:.60}). The data have changed since; run randout label-issues "
             "again"
         )
-    given = None if LABEL not in columns or is_missing(columns[LABEL][at]) else str(columns[LABEL][at]).strip()
-    if given is not None and label not in (given, new):
-        raise UserError(
-            f"{where}: the label of this row is {label!r}, not {given!r}. The data have changed since; run randout label-issues "
-            "again"
-        )
-
-
-def with_labels(parts: Sequence[Part], labels: Sequence[list[str]]) -> list[Part]:
-    """Return the parts with other labels."""
-    return [replace(part, labels=own) for part, own in zip(parts, labels, strict=True)]

@@ -19,7 +19,7 @@ import numpy as np
 
 from randout.core.config import Config, DataTable
 from randout.core.errors import UserError
-from randout.core.label_sets import LabelSets, members_of
+from randout.core.label_sets import JOINED, LabelSets, members_of
 from randout.core.wording import WARNING, plural, verb
 from randout.data.row_hashes import Hashes, row_hashes
 from randout.data.shards import is_sharded
@@ -30,8 +30,8 @@ from . import toml_source
 from .archives import opened_file
 from .columns import row_list
 from .composed_text import content_of, is_pair, swapped
-from .corrections import Corrections, corrected_parts, with_labels
-from .multi_label import SetReading, numbered, reading_of
+from .corrections import Corrections, corrected_parts
+from .multi_label import SetReading, numbered, reading_of, separator_of
 from .row_weights import Floats, weights_of
 from .soft_label_files import key_of
 from .sources import (
@@ -49,7 +49,7 @@ from .sources import (
     read_unlabeled,
 )
 from .splits import assign, check_split, trained_classes_first, usable_roles
-from .stratify import Ints, copies_of, grouped_folds, merge_groups, normalize, unordered_copies_of
+from .stratify import Ints, Strata, copies_of, grouped_folds, merge_groups, normalize, unordered_copies_of
 from .streaming import Blocks, blocks_of, whole
 from .summary import DataReport, make_report
 from .table_writing import appended, write_table
@@ -107,6 +107,9 @@ class Dataset:
     fields: TextFields = NONE  # the columns of an input besides the text column
     sharded_rows: int = 0  # further texts to learn from that stay on disk (`data.unlabeled` as a folder of shards)
     sets: LabelSets | None = None  # multi-label data: the label sets that `labels` refers to, over `names`
+    separator: str = (
+        JOINED  # between labels where a set is written in one cell: that of the label column, if it has one
+    )
 
     def truth(self, rows: Ints) -> np.ndarray:
         """Return the targets of labelled rows: (n,) class indices or, of multi-label data, (n, C) bool over `names`."""
@@ -181,8 +184,10 @@ def load(table: DataTable) -> Dataset:
     text, label, group = (column or None for column in (table.text_column, table.label_column, table.group_column))
     fields = fields_of(opened, table.text_pair_column, table.prefix_columns)
     columns = choose_columns(opened, text, label, group, notes, reading_of(table), fields)
-    parts, found = _labelled(opened, columns, table.labels or None, notes)
-    parts, corrections = _corrected(parts, table.corrections, found, notes)
+    given, found = _labelled(opened, columns, table.labels or None, notes)
+    separator = (columns.sets and separator_of(given[0].table, columns.label, columns.sets)) or JOINED
+    corrections = _corrections(given, table.corrections, found, notes, separator)
+    parts = given if corrections is None else corrections.parts
     if not columns.named_text and cols.are_numbers(parts[0].texts):
         notes.append(WARNING + cols.numbers_warning(columns.text))
     split_column = table.split_column or (None if held_out else opened.reading.split_column)
@@ -198,15 +203,12 @@ def load(table: DataTable) -> Dataset:
     targets = _targets(parts, found, roles)
 
     def divide(groups: Ints) -> dict[str, Ints]:
-        strata: Any = targets.y if targets.sets is None else targets.sets.of_rows(targets.y)
-        names = [*targets.id2label.values(), *targets.unseen]
-        if corrections is not None:
-            strata, names = corrections.strata
-        return assign(table, strata, groups, roles, names, notes)
+        by = targets if corrections is None else _targets_before(given, found, roles) or targets
+        return assign(table, by.strata, groups, roles, [*by.id2label.values(), *by.unseen], notes)
 
     ids, weights = _ids(parts, table.id_column), weights_of(parts, table.weight_column)
     dataset = _assemble(parts, targets, divide, opened, used, notes, ids, weights)
-    dataset = replace(dataset, fields=columns.fields)
+    dataset = replace(dataset, fields=columns.fields, separator=separator)
     dataset = dataset if corrections is None else _with_corrections(dataset, corrections)
     return without_training_fold(dataset, table.train_folds, table.train_fold) if table.train_folds else dataset
 
@@ -225,6 +227,11 @@ class _Targets:
     unseen: tuple[str, ...]
     sets: LabelSets | None = None
 
+    @property
+    def strata(self) -> Strata:
+        """By what rows are stratified."""
+        return self.y if self.sets is None else self.sets.of_rows(self.y)
+
 
 def _targets(parts: Sequence[Part], order: Labels | None, roles: list[str] | None) -> _Targets:
     """Number the classes or label sets of the labelled rows. order: the classes in order, if determined."""
@@ -239,6 +246,17 @@ def _targets(parts: Sequence[Part], order: Labels | None, roles: list[str] | Non
     label2id = {label: i for i, label in id2label.items()}
     y = np.array([label2id[label] for part in labelled for label in part.labels], dtype=np.int64)
     return _Targets(*trained_classes_first(parts, y, roles, id2label))
+
+
+def _targets_before(parts: Sequence[Part], order: Labels | None, roles: list[str] | None) -> _Targets | None:
+    """Return the targets before corrections, by which rows are split, so that no correction moves a row to another split.
+
+    None if the table cannot be used without its corrections, such as one without a row of a listed class.
+    """
+    try:
+        return _targets(parts, order, roles)
+    except UserError:
+        return None
 
 
 def check_one_label(dataset: Dataset, what: str, why: str) -> None:
@@ -322,16 +340,12 @@ def data_identity(dataset: Dataset) -> dict[str, Any]:
     return {"data": data, "split": split}
 
 
-def _corrected(
-    parts: list[Part], path: str, order: Labels | None, notes: list[str]
-) -> tuple[list[Part], Corrections | None]:
-    """Return the labelled rows with the corrections of a file, if one is named. Raises UserError for label sets."""
-    if not path:
-        return parts, None
-    if parts[0].sets is not None:
-        raise UserError("data.corrections: not supported for multi-label data. Correct the table itself")
-    made = corrected_parts(parts, path, list(order.values()) if isinstance(order, Mapping) else order, notes)
-    return with_labels(parts, made.labels), made
+def _corrections(
+    parts: Sequence[Part], path: str, order: Labels | None, notes: list[str], separator: str
+) -> Corrections | None:
+    """Return the corrections of a file, applied to the labelled rows; None if no file is named. Raises UserError."""
+    known = list(order.values()) if isinstance(order, Mapping) else order
+    return corrected_parts(parts, path, known, notes, separator) if path else None
 
 
 def _with_corrections(dataset: Dataset, corrections: Corrections) -> Dataset:

@@ -58,10 +58,9 @@ def read_sets(table: Table, column: str, reading: SetReading, notes: list[str]) 
         return _of_indicators(table, reading.columns)
     values = table.columns[column]
     names = table.categories.get(column)
-    strings = [value for value in values if isinstance(value, str) and not is_missing(value) and not _is_list(value)]
-    separator = reading.separator or _separator(table, column, strings)
-    found = [_labels(table, column, row, value, separator, names) for row, value in enumerate(values, 1)]
-    if separator and strings:
+    separator = separator_of(table, column, reading)
+    found = [labels_in(table, column, row, value, separator, names) for row, value in enumerate(values, 1)]
+    if separator and _strings(values):
         notes.append(f"{table.name}: labels in column {column!r} are separated by {separator!r}")
     if without := sum(not labels for labels in found):
         have = verb(without, "has", "have")
@@ -81,6 +80,15 @@ def _of_indicators(table: Table, columns: Sequence[str]) -> Sets:
             )
         each.append([YES_NO[value] for value in values])
     return [tuple(name for name, has in zip(columns, row, strict=True) if has) for row in zip(*each, strict=True)]
+
+
+def separator_of(table: Table, column: str, reading: SetReading) -> str:
+    """Return what separates labels in the strings of a column, as named or found; empty if nothing does. Raises UserError."""
+    return "" if reading.columns else reading.separator or _separator(table, column, _strings(table.columns[column]))
+
+
+def _strings(values: Iterable[Any]) -> list[str]:
+    return [value for value in values if isinstance(value, str) and not is_missing(value) and not _is_list(value)]
 
 
 def _is_list(value: str) -> bool:
@@ -105,10 +113,10 @@ def shell_set(separator: str) -> str:
     return f"'label_separator=\"{separator}\"'"
 
 
-def _labels(
-    table: Table, column: str, row: int, value: Any, separator: str, names: Sequence[str] | None
+def labels_in(
+    table: Table, column: str, row: int, value: Any, separator: str, names: Sequence[str] | None = None
 ) -> tuple[str, ...]:
-    """Return the distinct labels of one value. names: of class numbers, if the file declares them."""
+    """Return the distinct labels of one value. names: of class numbers, if the file declares them. Raises UserError."""
     if is_missing(value):
         return ()
     if isinstance(value, str) and _is_list(value):

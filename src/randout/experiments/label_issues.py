@@ -17,21 +17,22 @@ import numpy as np
 from randout.baselines import BAGS, Labelled
 from randout.core.config import Config, TrainTable
 from randout.core.errors import UserError
-from randout.data.dataset import Dataset, check_one_label, load
+from randout.data.dataset import Dataset, load
 from randout.data.stratify import grouped_folds
 from randout.reporting import page
 from randout.reporting.label_issues import chapter
 from randout.stats.confident_learning import count_wrong, joint, likely_wrong
 from randout.stats.metrics import log_probabilities
 from randout.stats.temperature import fit_temperature
-from randout.storage.label_issues import COPIES, FILE, LIKELY_WRONG, AmbiguousPair, LabelIssue, LabelIssues
+from randout.storage.label_issues import COPIES, FILE, LIKELY_WRONG, AmbiguousPair, LabelIssue, LabelIssues, SetIssues
 from randout.storage.predictions import read_predictions
 from randout.storage.run_folder import RunFolder
 
+from .label_set_issues import assess_sets
 from .run.options import Options
 
 BAG_OF_WORDS = "bag of words"
-EXAMINER = "mnb-tfidf"  # of the bags of words the one that ranked planted wrong labels best (docs/log.md)
+EXAMINER, SET_EXAMINER = "mnb-tfidf", "svm"  # the bags of words that ranked planted wrong labels best (docs/log.md)
 FOLDS, LEAST_FOLDS = 5, 2
 MOST_PAIRS = 10  # pairs of classes that are listed
 
@@ -42,7 +43,7 @@ def check_output(out: Path, formats: str) -> None:
     page.refuse_others(out)
 
 
-def write_label_issues(found: LabelIssues, out: Path, formats: str = "html,md,csv") -> list[Path]:
+def write_label_issues(found: LabelIssues | SetIssues, out: Path, formats: str = "html,md,csv") -> list[Path]:
     """Write the table of issues and a report into a folder; return the paths, the table first.
 
     Raises UserError if the folder holds anything but an unchanged earlier one: a table with corrections is not overwritten.
@@ -52,7 +53,7 @@ def write_label_issues(found: LabelIssues, out: Path, formats: str = "html,md,cs
     return sorted(written, key=lambda path: path.name != FILE)
 
 
-def find_label_issues(config: Config, folds: int, options: Options) -> LabelIssues:
+def find_label_issues(config: Config, folds: int, options: Options) -> LabelIssues | SetIssues:
     """Find doubtful labels of the data of `config`.
 
     config: its student is trained for each fold, in runs in `options.runs`; without one, a bag-of-words model is. Raises
@@ -63,29 +64,30 @@ def find_label_issues(config: Config, folds: int, options: Options) -> LabelIssu
     if config.data.folds or config.data.train_folds:
         raise UserError("data.folds, data.train_folds: all rows are divided into folds here; leave them out")
     dataset = load(config.data)
-    check_one_label(
-        dataset, "label-issues", "each row has a set of labels, and confident learning compares single ones"
-    )
     dataset.report.warn(options.show)
     student = config.student.model
     rows, logits = _by_runs(config, dataset, folds, options) if student else _by_bag_of_words(dataset, folds, options)
+    if dataset.sets is not None:
+        conflicts = list(_conflicting_copies(dataset))
+        return assess_sets(dataset, rows, logits, conflicts, student or BAG_OF_WORDS, folds)
     return _assess(dataset, rows, logits, student or BAG_OF_WORDS, folds)
 
 
 def _by_bag_of_words(dataset: Dataset, folds: int, options: Options) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows (n,) that belong to a fold, and their out-of-fold logits (n, C) by `EXAMINER`."""
+    """Return the rows (n,) that belong to a fold, and their out-of-fold logits (n, C) by the bag of words for the data."""
     labelled = np.flatnonzero(dataset.labels >= 0)
     names = dict(enumerate(dataset.names))
     try:
-        fold = grouped_folds(dataset.labels[labelled], dataset.groups[labelled], folds, dataset.names)
+        fold = grouped_folds(dataset.strata[labelled], dataset.groups[labelled], folds, dataset.names)
     except UserError as error:
         raise UserError(f"the labelled rows cannot be divided into {folds} folds: {error}") from None
     logits = np.full((len(labelled), len(names)), np.nan)
+    examiner = BAGS[EXAMINER if dataset.sets is None else SET_EXAMINER]()
     with options.show.bar("examining labels", folds, unit="folds") as advance:
         for each in range(folds):
             learned, held = labelled[fold != each], fold == each
-            rows = Labelled([dataset.texts[row] for row in learned], dataset.labels[learned])
-            fitted = BAGS[EXAMINER]().fit(rows, rows, names, TrainTable(seed=0), lambda done: None)
+            rows = Labelled([dataset.texts[row] for row in learned], dataset.truth(learned))
+            fitted = examiner.fit(rows, rows, names, TrainTable(seed=0), lambda done: None)
             logits[held] = fitted.logits([dataset.texts[row] for row in labelled[held]])
             advance(1, "")
     return labelled[fold >= 0], logits[fold >= 0]
@@ -96,6 +98,7 @@ def _by_runs(config: Config, dataset: Dataset, folds: int, options: Options) -> 
     from .run import pipeline, planning  # imports PyTorch
 
     place = {row_id: at for at, row_id in enumerate(dataset.row_ids)}
+    learned = list(dataset.id2label.values()) if dataset.sets is None else dataset.names
     rows: list[int] = []
     logits: list[np.ndarray] = []
     for fold in range(1, folds + 1):
@@ -105,11 +108,11 @@ def _by_runs(config: Config, dataset: Dataset, folds: int, options: Options) -> 
         options.show.say(f"fold {fold} of {folds}")
         run: RunFolder = pipeline.execute(plan, replace(options, name="")).run
         found = read_predictions(run.predictions("test"), run.labels)
-        order = [run.labels.index(name) for name in dataset.id2label.values()]  # each fold has all classes
+        order = [run.labels.index(name) for name in learned]  # each fold has all classes
         rows += [place[row_id] for row_id in found.rows]
         logits.append(found.logits[:, order])
     made = np.concatenate(logits)
-    unseen = np.full((len(made), len(dataset.unseen)), made.min() - 100)  # no run learns these classes
+    unseen = np.full((len(made), len(dataset.names) - len(learned)), made.min() - 100)  # no run learns these classes
     return np.array(rows, dtype=np.int64), np.hstack([made, unseen])
 
 

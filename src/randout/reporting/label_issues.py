@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from randout.core.text_tables import table_lines
 from randout.core.wording import plural
-from randout.storage.label_issues import COPIES, FILE, LIKELY_WRONG, LabelIssue, LabelIssues
+from randout.storage.label_issues import COPIES, FILE, LIKELY_WRONG, LabelIssue, LabelIssues, SetIssues
 
+from . import label_set_issues
 from .sections import Chapter
 from .text import shortened
 from .values import Column, Section, Table
@@ -36,8 +37,10 @@ def bound_words(found: LabelIssues) -> str:
     return f"at most {most:,.0f} ({most / found.wrong.rows:.1%}), if labels are wrong at random"
 
 
-def weak_words(found: LabelIssues) -> str:
+def weak_words(found: LabelIssues | SetIssues) -> str:
     """Return the warning for a model that learned nothing, whose doubts say nothing about the labels; empty for any other."""
+    if isinstance(found, SetIssues):
+        return label_set_issues.weak_words(found)
     if found.accuracy > found.majority:
         return ""
     return (
@@ -47,8 +50,10 @@ def weak_words(found: LabelIssues) -> str:
     )
 
 
-def issue_lines(found: LabelIssues) -> list[str]:
-    """Format what was found for a terminal: numbers, ambiguous pairs, and the first issues."""
+def issue_lines(found: LabelIssues | SetIssues) -> list[str]:
+    """Format what was found for a terminal: numbers, ambiguous pairs or labels, and the first issues."""
+    if isinstance(found, SetIssues):
+        return label_set_issues.issue_lines(found)
     baseline = f"{found.accuracy:.1%} of {plural(found.examined, 'label')}"
     lines = [
         f"data        {found.data}: {plural(found.rows, 'labelled row')}, {len(found.classes)} classes",
@@ -78,8 +83,10 @@ def issue_lines(found: LabelIssues) -> list[str]:
     return lines
 
 
-def chapter(found: LabelIssues) -> Chapter:
+def chapter(found: LabelIssues | SetIssues) -> Chapter:
     """Build the report."""
+    if isinstance(found, SetIssues):
+        return label_set_issues.chapter(found)
     lead = f"Labels of {plural(found.rows, 'row')}, examined by {found.model} in {found.folds} folds."
     return Chapter("", f"Label issues of {found.data}", lead, (_overview(found), _pairs(found), _listed(found)))
 

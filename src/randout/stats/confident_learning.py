@@ -2,10 +2,14 @@
 
 A row counts for class j if its probability of j is at least the mean probability of j among the rows labelled j. Counting rows
 by given label and by the most probable such class estimates the joint distribution of given and true labels.
+
+Label sets (multi-label data) are as many questions with two classes, whether a row has a label or not, each with its own joint
+(Thyagarajan et al. 2022, 2211.13895).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -136,10 +140,72 @@ def count_wrong(probabilities: np.ndarray, labels: np.ndarray, groups: np.ndarra
     most = n * most_wrong(probabilities, labels, groups)
     if count < 2:
         return WrongLabels(n, estimate, None, None, most)
-    draw = np.random.default_rng(seed)
-    draws = []
-    for _ in range(RESAMPLES):
-        weights = np.bincount(draw.integers(0, count, count), minlength=count)[codes].astype(np.float64)
-        draws.append(n * (1 - np.trace(joint(probabilities, labels, weights))))
+    draws = [n * (1 - np.trace(joint(probabilities, labels, weights))) for weights in _resamples(codes, count, seed)]
     low, high = percentile(np.array(draws), 0.95, group_df(np.bincount(codes)), count)
     return WrongLabels(n, estimate, max(0.0, low), min(float(n), high), most)
+
+
+def _resamples(codes: np.ndarray, count: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield weights of rows (n,) by which `count` groups are drawn with replacement. codes: (n,) the group of each row."""
+    draw = np.random.default_rng(seed)
+    for _ in range(RESAMPLES):
+        yield np.bincount(draw.integers(0, count, count), minlength=count)[codes].astype(np.float64)
+
+
+def without_and_with(probability: np.ndarray) -> np.ndarray:
+    """Return (n, 2) the probabilities that rows do not have a label and that they have it. probability: (n,), to have it."""
+    return np.column_stack([1 - probability, probability])
+
+
+def likely_wrong_in_sets(probabilities: np.ndarray, sets: np.ndarray) -> np.ndarray:
+    """Return (n, C) bool which labels of which rows are likely missing or superfluous: `likely_wrong` for each label.
+
+    probabilities: (n, C), to have each label. sets: (n, C) bool, the given label sets.
+    """
+    found = np.zeros(sets.shape, dtype=bool)
+    for label, (probability, has) in enumerate(zip(probabilities.T, sets.T, strict=True)):
+        found[likely_wrong(without_and_with(probability), has.astype(np.int64)), label] = True
+    return found
+
+
+@dataclass(frozen=True)
+class WrongInSets:
+    """How many decisions, one for each row and label, are wrong in label sets.
+
+    missing, superfluous: (C,) expected numbers of rows that lack a label wrongly, and that have it wrongly. estimate: their sum,
+    with its 95 % interval, None for a single group. It reflects what that of `WrongLabels` does. There is no bound like
+    `WrongLabels.most`, which needs labels that are wrong at random, where annotators of label sets rather omit labels.
+    """
+
+    decisions: int
+    estimate: float
+    low: float | None
+    high: float | None
+    missing: tuple[float, ...]
+    superfluous: tuple[float, ...]
+
+
+def count_wrong_in_sets(probabilities: np.ndarray, sets: np.ndarray, groups: np.ndarray, seed: int = 0) -> WrongInSets:
+    """Estimate the number of wrong decisions in label sets (n, C) bool, with a bootstrap over groups (n,).
+
+    probabilities: (n, C), to have each label.
+    """
+    n = len(sets)
+    codes = group_codes(groups, n)
+    count = int(codes.max()) + 1
+    each = [without_and_with(probability) for probability in probabilities.T]
+    given = list(sets.T.astype(np.int64))
+
+    def expected(weights: np.ndarray | None = None) -> np.ndarray:  # (C, 2, 2)
+        return n * np.array([joint(p, has, weights) for p, has in zip(each, given, strict=True)]).reshape(-1, 2, 2)
+
+    def total(joints: np.ndarray) -> float:
+        return float((joints[:, 0, 1] + joints[:, 1, 0]).sum())
+
+    joints = expected()
+    by_label = tuple(map(float, joints[:, 0, 1])), tuple(map(float, joints[:, 1, 0]))
+    if count < 2 or not each:
+        return WrongInSets(sets.size, total(joints), None, None, *by_label)
+    draws = np.array([total(expected(weights)) for weights in _resamples(codes, count, seed)])
+    low, high = percentile(draws, 0.95, group_df(np.bincount(codes)), count)
+    return WrongInSets(sets.size, total(joints), max(0.0, low), min(float(sets.size), high), *by_label)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from randout.data.corrections import CORRECTED, LABEL, ROW, TEXT
-from randout.stats.confident_learning import WrongLabels
+from randout.core.label_sets import joined
+from randout.data.corrections import CORRECTED, LABEL, ROW, TEXT, set_cell
+from randout.stats.confident_learning import WrongInSets, WrongLabels
 
 FILE = "label-issues.csv"
 LIKELY_WRONG, COPIES = "likely wrong", "copies with different labels"  # reasons
@@ -42,6 +44,92 @@ class AmbiguousPair:
     second: str
     rows: float
     first_rows: float
+
+
+@dataclass(frozen=True)
+class SetIssue:
+    """A row of multi-label data with doubtful labels. copies: number of its group of copies, from 1; None for a single text.
+
+    missing, superfluous: labels that the row likely lacks wrongly, and likely has wrongly. probabilities: out of fold, of the
+    examined labels; empty if the row was not examined.
+    """
+
+    row: str
+    split: str
+    reason: str
+    copies: int | None
+    text: str
+    labels: list[str]
+    missing: list[str]
+    superfluous: list[str]
+    suggested_labels: list[str]
+    probabilities: dict[str, float]
+
+
+@dataclass(frozen=True)
+class LabelFindings:
+    """What was found for one label of multi-label data.
+
+    rows: that have it. not_examined: why it was not; empty for an examined one. explained: how much of the uncertainty about it
+    the model explains, 1 all (`label_calibration.explained`); None for a rare label. expected_missing, expected_superfluous: rows
+    that lack it, or have it, wrongly, by confident learning; likely_missing, likely_superfluous: those that are listed.
+    """
+
+    label: str
+    rows: int
+    not_examined: str
+    explained: float | None
+    expected_missing: float | None
+    expected_superfluous: float | None
+    likely_missing: int
+    likely_superfluous: int
+
+
+@dataclass(frozen=True)
+class SetIssues:
+    """Doubtful labels of multi-label data. A decision is whether one row has one examined label.
+
+    accuracy: share of the decisions that the model predicts out of fold; majority: share that the more common answer for each
+    label gets right. wrong: how many decisions are wrong, by confident learning. likely_wrong: rows with a label that is likely
+    missing or superfluous. separator: between labels in the table. Others as of `LabelIssues`.
+    """
+
+    data: str
+    model: str
+    folds: int
+    rows: int
+    accuracy: float
+    majority: float
+    wrong: WrongInSets
+    likely_wrong: int
+    conflicting_groups: int
+    conflicting_rows: int
+    corrected: int
+    separator: str
+    labels: list[LabelFindings]
+    issues: list[SetIssue]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what `--json` prints."""
+        return asdict(self)
+
+    def cell(self, labels: Sequence[str]) -> str:
+        """Return a set of labels as a cell of the table."""
+        return set_cell(labels, self.separator)
+
+    def table(self) -> str:
+        """Return the issues as CSV, with an empty column for corrections: a file for `--corrections`."""
+        out = io.StringIO(newline="")
+        writer = csv.writer(out, lineterminator="\n")
+        examined = [one.label for one in self.labels if not one.not_examined]
+        head = [ROW, "split", "reason", "copies", TEXT, LABEL, "missing", "superfluous", "suggested_label", CORRECTED]
+        writer.writerow([*head, *(f"probability_{name}" for name in examined)])
+        for one in self.issues:
+            doubts = [joined(labels, self.separator) for labels in (one.missing, one.superfluous)]
+            cells = [one.row, one.split, one.reason, one.copies or "", one.text, self.cell(one.labels), *doubts]
+            shares = [f"{one.probabilities[name]:.4f}" if name in one.probabilities else "" for name in examined]
+            writer.writerow([*cells, self.cell(one.suggested_labels), "", *shares])
+        return out.getvalue()
 
 
 @dataclass(frozen=True)
