@@ -71,10 +71,12 @@ def test_planted_mistakes_are_found_corrected_and_counted(
     code, _, error = run("label-issues", path, "-o", "issues")
     assert code == 2
     assert "label-issues.csv was changed after the report was written and is not overwritten" in error
+    corrected = sum(bool(row["corrected_label"]) for row in rows)
+    code, _, error = run("label-issues", path, "-o", "again", "--corrections", table)
+    assert (code, f"leaves out what {table} corrects ({corrected} labels)" in error) == (0, True), error
     words = ["train", path, "--student", "svm", "--set", "classifier.min_df=1", "--json"]
     code, out, error = run(*words, "-o", "runs/corrected", "--corrections", table)
     assert code == 0, error
-    corrected = sum(bool(row["corrected_label"]) for row in rows)
     record = json.loads((tmp_path / "runs" / "corrected" / "run.json").read_text(encoding="utf-8"))
     assert record["data_report"]["corrected"] == corrected
     assert run("train", *words[1:], "-o", "runs/plain")[0] == 0

@@ -11,6 +11,7 @@ import typer
 from randout.core import terminal
 from randout.core.console import Show
 from randout.core.files import shell_path
+from randout.core.wording import plural
 from randout.experiments.run.options import Options, Stopped
 
 from . import tools
@@ -90,6 +91,11 @@ def label_issues(
         return
     written = write_label_issues(found, out, formats)
     weak = [words] if (words := weak_words(found)) else []
+    if found.corrected:
+        weak.append(
+            f"{out / FILE} leaves out what {corrections} corrects ({plural(found.corrected, 'label')}). Copy its rows into the "
+            "new table to keep them"
+        )
     if as_json:
         print(terminal.to_json(found.as_json() | {"written": [str(path) for path in written]}))
         show.conclude(weak)
