@@ -110,7 +110,7 @@ def test_a_percentage_gets_a_hint() -> None:
 
 def test_a_temperature_changes_confidences_and_no_prediction() -> None:
     logits = np.random.default_rng(0).normal(size=(50, 3)) * 4
-    cooler = confidences(logits, 2.0)
-    assert (cooler < confidences(logits, 1.0)).all()
+    cooler = confidences(logits, 2.0, None)
+    assert (cooler < confidences(logits, 1.0, None)).all()
     scaled = np.exp(logits / 2)
     assert cooler == pytest.approx((scaled / scaled.sum(1, keepdims=True)).max(1))
