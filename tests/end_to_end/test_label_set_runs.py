@@ -421,15 +421,9 @@ def test_commands_for_one_label_refuse_label_sets(place: Path, teacher: RunFolde
     for words, reason in (
         (["label-issues", place / "data.csv", *data], "label-issues: not supported for multi-label data"),
         (["train", place / "data.csv", *data, "--student", "svm", "--corrections", "fixed.csv"], "data.corrections"),
-        (["predict", teacher.path, "a text", "--abstain", "coverage=0.9"], "not supported for a model of label sets"),
-        (["evaluate", teacher.path, "--abstain", "confidence=0.9"], "not supported for a model of label sets"),
     ):
         code, _, error = run(*words)
         assert (code, reason in error) == (2, True), error
-    model = randout.load(teacher.path)
-    for call in (lambda: model.predict(["a text"], abstain=0.9), lambda: model.confidence(["a text"])):
-        with pytest.raises(UserError, match="not supported for a model of label sets"):
-            call()
 
 
 def test_teachers_of_the_other_kind_are_refused(

@@ -32,11 +32,12 @@ def abstention(subject: Subject) -> Section | None:
         f"Error of the rows that get a {LABEL[sets]}, if only the most confident ones do: validation rows, with confidences "
         "calibrated on them by one temperature."
     )
-    note += f"{' A label set is right as a whole.' if sets else ''}"
+    whole = " A label set is right as a whole, with thresholds of its labels that were tuned on other validation rows."
+    note += whole if sets else ""
     note += f"{' The first unit of each model.' if several else ''}"
-    whole = Table("coverage-curve", "Risk and coverage", columns, tuple(row for own in rows.values() for row in own))
+    curve = Table("coverage-curve", "Risk and coverage", columns, tuple(row for own in rows.values() for row in own))
     roles = {"series": "model", "x": "coverage %", "y": "error %"}
-    figure = Figure("coverage-curve", "Risk and coverage", "lines", whole, roles, note)
+    figure = Figure("coverage-curve", "Risk and coverage", "lines", curve, roles, note)
     kept = tuple(
         row
         for name, record in found

@@ -49,11 +49,11 @@ def risk_area(confidence: np.ndarray, right: np.ndarray) -> float:
     return float((np.cumsum(errors) / np.arange(1, n + 1)).mean())
 
 
-def confidences(logits: np.ndarray, temperature: float, thresholds: Sequence[float] | None) -> np.ndarray:
+def confidences(logits: np.ndarray, temperature: float, thresholds: Sequence[float] | np.ndarray | None) -> np.ndarray:
     """Return (n,) the calibrated probability of each prediction, from logits z (n, C) and a temperature t.
 
-    One label, thresholds None: the largest of softmax(z / t). Label sets, thresholds (C,): the probability of the whole set,
-    with labels taken as independent given the text,
+    One label, thresholds None: the largest of softmax(z / t). Label sets, thresholds (C,), or (n, C) by row: the probability of
+    the whole set, with labels taken as independent given the text,
 
         prod_c p_c if label c is predicted, else 1 - p_c        p = sigmoid(z / t)
 

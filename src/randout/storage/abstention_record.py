@@ -11,8 +11,9 @@ from randout.core.errors import UserError
 from randout.core.files import replace_text
 from randout.stats.abstention import CoveragePoint
 from randout.stats.coverage import confidences, coverage_curve, risk_area
+from randout.stats.label_set_scores import held_out_thresholds
 from randout.stats.metrics import binned_error
-from randout.stats.targets import target_of
+from randout.stats.targets import predicted, target_of
 from randout.stats.temperature import Calibration, calibrate
 
 from .predictions import Predictions
@@ -30,6 +31,8 @@ class Abstention(Record):
 
     label_sets: whether predictions are label sets (multi-label). Then one is wrong, for all numbers here, unless all of its
     labels are right; log_loss is the mean over rows and labels, and the temperature is fitted if enough of these are wrong.
+    The sets are those of `held_out_thresholds`, because the model's own thresholds were tuned on these rows: by them, too
+    many sets would be right (docs/log.md, 2026-11-27).
     """
 
     format: int = FORMAT
@@ -47,8 +50,10 @@ class Abstention(Record):
 def abstention_of(found: Predictions) -> Abstention:
     """Compute the record from the predictions of a validation split. Rows with a label without output count as errors."""
     fit = _calibration(found)
-    sure = confidences(found.logits, fit.temperature, found.thresholds)
-    right = target_of(found.labels, len(found.names)).right(found.labels, found.predicted)
+    limits = None if found.thresholds is None else held_out_thresholds(_truth(found), found.logits, found.groups)
+    sure = confidences(found.logits, fit.temperature, limits)
+    made = predicted(found.logits, limits, len(found.names))
+    right = target_of(found.labels, len(found.names)).right(found.labels, made)
     record = Abstention(
         temperature=fit.temperature,
         fitted=fit.fitted,
@@ -59,8 +64,8 @@ def abstention_of(found: Predictions) -> Abstention:
         area=risk_area(sure, right),
         points=coverage_curve(sure, right, found.groups),
     )
-    if found.thresholds is not None:
-        before = confidences(found.logits, 1.0, found.thresholds)
+    if limits is not None:
+        before = confidences(found.logits, 1.0, limits)
         record.calibration_error = binned_error(before, right), binned_error(sure, right)
         record.label_sets = True
     return record
@@ -68,13 +73,17 @@ def abstention_of(found: Predictions) -> Abstention:
 
 def _calibration(found: Predictions) -> Calibration:
     """Fit the temperature, by the decisions on labels that the model has an output for."""
-    outputs = found.logits.shape[1]
     if found.thresholds is not None:
-        return calibrate(found.logits, found.labels[:, :outputs])
-    known = found.labels < outputs
+        return calibrate(found.logits, _truth(found))
+    known = found.labels < found.logits.shape[1]
     if not known.any():
         return Calibration(1.0, 0, 0, 0, (0.0, 0.0), (0.0, 0.0), False)
     return calibrate(found.logits[known], found.labels[known])
+
+
+def _truth(found: Predictions) -> np.ndarray:
+    """Return (n, C) whether each row has each label that the model has an output for."""
+    return found.labels[:, : found.logits.shape[1]]
 
 
 def write_abstention(folder: Path, record: Abstention) -> None:

@@ -128,8 +128,6 @@ def test_label_sets_are_those_of_predict(tmp_path: Path, run: Run) -> None:
     assert settings["thresholds"] == list(thresholds.values())
     code, _, error = run("soft-labels", tmp_path / "run", tmp_path / "texts", "-o", tmp_path / "soft")
     assert (code, "no student learns from shards of these yet" in error) == (2, True)
-    code, _, error = run("predict", tmp_path / "run", tmp_path / "texts", "-o", "x", "--abstain", "confidence=0.5")
-    assert (code, "not supported for a model of label sets" in error, Path("x").exists()) == (2, True, False)
 
 
 def test_a_complete_shard_is_not_labelled_again_and_a_lost_one_is(label: Label, tmp_path: Path) -> None:
