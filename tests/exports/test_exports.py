@@ -411,16 +411,16 @@ class TestLabelSets:
         assert predictor.predict(texts, abstain=target) == expected
         np.testing.assert_allclose(predictor.confidence(texts), sure, rtol=1e-6)
         asked = ["--form", form, "--abstain", target, "--json"]
-        code, out, error = command("predict", label_sets / "export", *asked, *texts, " ")
+        code, out, error = command("predict", label_sets / "export", *asked, *texts, "")
         assert code == 0, error
         rows = [json.loads(line) for line in out.splitlines()]
-        words = [sys.executable, str(label_sets / "export" / "predict.py"), *asked, *texts, " "]
+        words = [sys.executable, str(label_sets / "export" / "predict.py"), *asked, *texts, ""]
         done = subprocess.run(words, capture_output=True, text=True, check=True)
         printed = [json.loads(line) for line in done.stdout.splitlines()]
         for row in printed:
             del row["probabilities"]
         assert rows == printed
-        empty = {"text": " ", "label": None, "score": None, "best_guess": None, "confidence": None}
+        empty = {"text": "", "label": None, "score": None, "best_guess": None, "confidence": None}
         assert printed.pop() == empty
         assert [row["label"] for row in printed] == expected
         assert [row["best_guess"] for row in printed] == sets
