@@ -116,7 +116,7 @@ def quick_pictures() -> Iterator[Callable[..., Path]]:
         Path(path_png).write_bytes(b"\x89PNG\r\n\x1a\n")
         return Path(path_png)
 
-    def no_curve(points: Any, path_png: str | os.PathLike[str], title: str) -> Path:
+    def no_curve(points: Any, path_png: str | os.PathLike[str], title: str, **more: Any) -> Path:
         Path(path_png).write_bytes(b"\x89PNG\r\n\x1a\n")
         return Path(path_png)
 

@@ -130,7 +130,8 @@ class Predictor:
         "position": ...}.
         abstain: a text of which the model is not sure enough gets None too: "accuracy=0.95", "coverage=0.9" (a threshold
         chosen on validation rows, see `threshold`), or a confidence. A model of label sets (multi-label) gives a list of
-        labels for each text, which may be empty. Raises UserError as `predict_proba` and `threshold` do.
+        labels for each text, which may be empty; its accuracy and confidence are those of whole sets. Raises UserError as
+        `predict_proba` and `threshold` do.
         """
         abstainer = self._abstainer(abstain) if abstain else None
         return _labels(self.saved, self._logits(texts, None, "model.predict"), abstainer)
@@ -143,8 +144,12 @@ class Predictor:
         return self._abstainer(target).threshold
 
     def confidence(self, texts: Iterable[str]) -> np.ndarray:
-        """Return (n,) the calibrated probability of each text's label, which `abstain` compares; NaN for an empty text."""
-        return self._abstainer(1.0).confidences(self._logits(texts, None, "model.confidence"))
+        """Return (n,) the calibrated probability of each text's label, which `abstain` compares; NaN for an empty text.
+
+        Of a model of label sets, the probability of the whole set, with labels taken as independent.
+        """
+        logits = self._logits(texts, None, "model.confidence")
+        return self._abstainer(1.0).confidences(logits, self.saved.thresholds)
 
     def _abstainer(self, target: str | float) -> Abstainer:
         from randout.experiments.run.abstention import abstainer
@@ -187,7 +192,9 @@ def _labels(saved: LoadedClassifier, logits: np.ndarray, abstain: Abstainer | No
     found: list[Any] = [None] * len(logits)
     kept = np.flatnonzero(~np.isnan(logits[:, 0]))
     labels, _, _ = decided(logits[kept], list(saved.id2label.values()), saved.thresholds)
-    accepted = np.ones(len(kept), bool) if abstain is None else abstain.accepts(abstain.confidences(logits[kept]))
+    accepted = np.ones(len(kept), bool)
+    if abstain is not None:
+        accepted = abstain.accepts(abstain.confidences(logits[kept], saved.thresholds))
     for at, label, sure in zip(kept.tolist(), labels, accepted.tolist(), strict=True):
         found[at] = label if sure else None
     return found

@@ -415,19 +415,6 @@ def test_frames_give_label_sets_as_a_file_does(library: str, tmp_path: Path) -> 
     assert all(one == found["lists"] for one in found.values())
 
 
-def test_commands_for_one_label_refuse_label_sets(teacher: RunFolder, run: Run) -> None:
-    for words, reason in (
-        (["predict", teacher.path, "a text", "--abstain", "coverage=0.9"], "not supported for a model of label sets"),
-        (["evaluate", teacher.path, "--abstain", "confidence=0.9"], "not supported for a model of label sets"),
-    ):
-        code, _, error = run(*words)
-        assert (code, reason in error) == (2, True), error
-    model = randout.load(teacher.path)
-    for call in (lambda: model.predict(["a text"], abstain=0.9), lambda: model.confidence(["a text"])):
-        with pytest.raises(UserError, match="not supported for a model of label sets"):
-            call()
-
-
 def test_teachers_of_the_other_kind_are_refused(
     teacher: RunFolder, tiny_model: Callable[[str], Path], toy_csv: Any, run: Run
 ) -> None:

@@ -354,7 +354,6 @@ class TestLabelSets:
         assert check["metric"] == "sample_f1"
         assert check["reference_score"] == pytest.approx(scores["sample_f1"])
         assert "| form | same label set | same labels |" in (folder / "README.md").read_text()
-        assert not (folder / "abstention.json").exists()
 
     @pytest.mark.parametrize("form", ["float32", "int8"])
     def test_every_reader_gives_the_sets_of_the_model(
@@ -392,20 +391,41 @@ class TestLabelSets:
         cells = [line.split("\t") for line in script(*texts).stdout.splitlines()]
         assert [row[0] for row in cells] == ["; ".join(labels) for labels in expected]
 
-    def test_no_abstention(self, label_sets: Path, command: Run) -> None:
-        why = (
-            "not supported for a model of label sets (multi-label), which decides each label by a threshold of its own"
-        )
-        for target in ("accuracy=0.9", "confidence=0.5"):
-            for model in ("run", "run/model", "export"):
-                code, out, error = command("predict", label_sets / model, "--abstain", target, "a text")
-                assert (code, out) == (2, "")
-                assert f"error: --abstain {target}: {why}" in error
-            words = [sys.executable, str(label_sets / "export" / "predict.py"), "--abstain", target, "a text"]
-            done = subprocess.run(words, capture_output=True, text=True, check=False)
-            assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: --abstain {target}: {why}\n")
-        code, _, error = command("evaluate", label_sets / "run", "--split", "validation", "--abstain", "confidence=0.5")
-        assert (code, why in error) == (2, True)
+    @pytest.mark.parametrize("form", ["float32", "int8"])
+    def test_sets_that_are_not_sure_enough_are_left_out(self, form: str, label_sets: Path, command: Run) -> None:
+        """By every reader, with the confidence written out from the logits of the form."""
+        record = json.loads((label_sets / "export" / "abstention.json").read_text())
+        assert record == json.loads((label_sets / "run" / "model" / "abstention.json").read_text())
+        texts, target = toy_label_sets(40, seed=3)[0], "coverage=0.5"
+        model = runtime.Classifier(label_sets / "export", form)
+        z, limits = model.logits(texts).astype(np.float64), np.array([*model.record["thresholds"].values()])
+        made, p = 1 / (1 + np.exp(-z)) > limits, 1 / (1 + np.exp(-z / record["temperature"]))
+        sure = np.where(made, p, 1 - p).prod(1)
+        least = next(point["confidence"] for point in record["points"] if point["coverage"] >= 0.5)
+        sets = [[label for label, yes in zip(model.labels, row, strict=True) if yes] for row in made]
+        expected = [labels if one >= least else None for labels, one in zip(sets, sure, strict=True)]
+        assert None in expected
+        assert [] in expected, "a set without labels is a prediction"
+        assert model.predict(texts, abstain=target) == expected
+        predictor = randout.load(label_sets / "export", form=form)
+        assert predictor.predict(texts, abstain=target) == expected
+        np.testing.assert_allclose(predictor.confidence(texts), sure, rtol=1e-6)
+        asked = ["--form", form, "--abstain", target, "--json"]
+        code, out, error = command("predict", label_sets / "export", *asked, *texts, "")
+        assert code == 0, error
+        rows = [json.loads(line) for line in out.splitlines()]
+        words = [sys.executable, str(label_sets / "export" / "predict.py"), *asked, *texts, ""]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        printed = [json.loads(line) for line in done.stdout.splitlines()]
+        for row in printed:
+            del row["probabilities"]
+        assert rows == printed
+        empty = {"text": "", "label": None, "score": None, "best_guess": None, "confidence": None}
+        assert printed.pop() == empty
+        assert [row["label"] for row in printed] == expected
+        assert [row["best_guess"] for row in printed] == sets
+        assert [row["confidence"] for row in printed] == pytest.approx(sure.tolist())
+        assert f"{expected.count(None)} of 40 texts are below confidence" in done.stderr
 
     def test_a_file_is_evaluated_with_columns_of_zeros_and_ones(
         self, label_sets: Path, tmp_path: Path, command: Run

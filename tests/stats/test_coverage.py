@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -108,9 +110,25 @@ def test_a_percentage_gets_a_hint() -> None:
         parse_target("accuracy=95", "--abstain")
 
 
+def test_the_confidence_of_a_label_set_is_the_product_over_its_labels() -> None:
+    """p if a label is predicted, else 1 - p, with p = 1 / (1 + exp(-z / t)); what is predicted does not depend on t."""
+    logits = np.random.default_rng(1).normal(size=(40, 3)) * 3
+    thresholds, t = (0.2, 0.5, 0.85), 1.7
+    found = confidences(logits, t, thresholds)
+    for row, sure in zip(logits.tolist(), found.tolist(), strict=True):
+        product = 1.0
+        for z, threshold in zip(row, thresholds, strict=True):
+            p = 1 / (1 + math.exp(-z / t))
+            product *= p if 1 / (1 + math.exp(-z)) > threshold else 1 - p
+        assert sure == pytest.approx(product, rel=1e-9)
+    own = (1 / (1 + np.exp(-logits)) > thresholds) != (logits > 0)
+    assert own.any(), "some decisions are those of a threshold, on the other side of 1/2"
+    assert np.isnan(confidences(np.full((1, 3), np.nan), t, thresholds)).all(), "an empty text"
+
+
 def test_a_temperature_changes_confidences_and_no_prediction() -> None:
     logits = np.random.default_rng(0).normal(size=(50, 3)) * 4
-    cooler = confidences(logits, 2.0)
-    assert (cooler < confidences(logits, 1.0)).all()
+    cooler = confidences(logits, 2.0, None)
+    assert (cooler < confidences(logits, 1.0, None)).all()
     scaled = np.exp(logits / 2)
     assert cooler == pytest.approx((scaled / scaled.sum(1, keepdims=True)).max(1))

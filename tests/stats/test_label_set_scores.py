@@ -9,6 +9,7 @@ from randout.core.errors import Failure
 from randout.stats.label_set_scores import (
     LabelSetTarget,
     decided,
+    held_out_thresholds,
     row_f1,
     score_sets,
     set_probability,
@@ -81,6 +82,18 @@ def test_a_label_with_few_rows_has_about_the_common_threshold() -> None:
     truth[:, 0] = False
     (common,) = tuned_thresholds(truth.reshape(-1, 1), logits.reshape(-1, 1))
     assert tuned_thresholds(truth, logits)[0] == common
+
+
+def test_held_out_thresholds_are_tuned_without_the_row_and_its_group() -> None:
+    truth, logits = example(60, seed=4)
+    groups = np.arange(60) // 2
+    found = held_out_thresholds(truth, logits, groups)
+    for row in range(60):
+        others = groups % 5 != groups[row] % 5
+        assert tuple(found[row]) == tuned_thresholds(truth[others], logits[others])
+    assert (decided(logits, found) == (sigmoid(logits) > found)).all()
+    alone = held_out_thresholds(truth, logits, np.zeros(60, int))
+    assert tuple(alone[7]) == tuned_thresholds(truth, logits), "rows of one group have no others"
 
 
 def test_thresholds_stay_at_one_half_without_a_reason() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -13,6 +15,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from randout.core.errors import UserError
+from randout.stats.label_set_scores import tuned_thresholds
 from randout.storage.abstention_record import abstention_of
 from randout.storage.predictions import Predictions, read_predictions, write_predictions
 
@@ -101,3 +104,54 @@ def test_predictions_without_a_known_label_have_a_record_of_abstention() -> None
     )
     record = abstention_of(found)
     assert (record.temperature, record.fitted, record.rows, record.wrong) == (1.0, False, 12, 12)
+
+
+def drawn_sets(n: int, seed: int = 0) -> Predictions:
+    """Predictions of two labels, twice too sure, and a third one that no training row had, in the last row; rows in pairs."""
+    draw = np.random.default_rng(seed)
+    odds = draw.normal(size=(n, 2)) * 2
+    labels = np.zeros((n, 3), dtype=bool)
+    labels[:, :2] = draw.random((n, 2)) < 1 / (1 + np.exp(-odds))
+    labels[-1] = [False, False, True]
+    rows = [str(at) for at in range(n)]
+    return Predictions(["a", "b", "new"], rows, np.arange(n) // 2, labels, 2 * odds, None, (0.4, 0.7))
+
+
+def test_the_record_of_label_sets_counts_whole_sets() -> None:
+    found = drawn_sets(400)
+    record = abstention_of(found)
+    t, z, truth = record.temperature, found.logits.tolist(), found.labels.tolist()
+
+    def loss(t: float) -> float:
+        """Mean of -log p for a label that the row has and -log (1 - p) for another, over the labels with an output."""
+        total = 0.0
+        for row, labels in zip(z, truth, strict=True):
+            for one, has in zip(row, labels[:2], strict=True):
+                p = 1 / (1 + math.exp(-one / t))
+                total -= math.log(p if has else 1 - p)
+        return total / (2 * len(z))
+
+    assert loss(t) < min(loss(t * 0.99), loss(t * 1.01))
+    assert t == pytest.approx(2, rel=0.2)
+    assert record.log_loss == pytest.approx((loss(1.0), loss(t)))
+    sure, right = [], []
+    for at, (row, labels) in enumerate(zip(z, truth, strict=True)):
+        others = (found.groups % 5) != found.groups[at] % 5
+        limits = tuned_thresholds(found.labels[others, :2], found.logits[others])
+        made = [1 / (1 + math.exp(-one)) > limit for one, limit in zip(row, limits, strict=True)]
+        p = [1 / (1 + math.exp(-one / t)) for one in row]
+        sure.append(math.prod(one if yes else 1 - one for one, yes in zip(p, made, strict=True)))
+        right.append([*made, False] == labels)
+    assert (record.rows, record.wrong, record.label_sets) == (400, right.count(False), True)
+    assert not right[-1], "a label without an output is missed"
+    for point in record.points:
+        kept = [good for one, good in zip(sure, right, strict=True) if one >= point.confidence * (1 - 1e-9)]
+        assert (point.rows, point.accuracy) == (len(kept), pytest.approx(np.mean(kept)))
+    before, after = record.calibration_error
+    assert after < before
+
+
+def test_the_record_of_single_labels_has_no_key_of_label_sets() -> None:
+    keys: dict[str, Any] = abstention_of(MADE).as_json()
+    assert "label_sets" not in keys
+    assert abstention_of(drawn_sets(30)).as_json()["label_sets"] is True

@@ -173,7 +173,7 @@ def evaluate(
     if as_json:
         print(json.dumps(scores.as_json(), indent=1))
     else:
-        rejected = ["", *abstention_lines(scores.abstention)] if scores.abstention else []
+        rejected = ["", *abstention_lines(scores.abstention, sets=scores.multi_label)] if scores.abstention else []
         print("\n".join([*score_lines(scores, id2label), *leak_lines(scores), *rejected]))
     show.conclude(messages(scores.warnings))
 

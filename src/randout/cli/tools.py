@@ -62,7 +62,8 @@ Abstain = Annotated[
     typer.Option(
         "--abstain",
         metavar="TARGET",
-        help="no label below a confidence: accuracy=0.95, coverage=0.9 (chosen on validation rows) or confidence=0.8",
+        help="no label below a confidence: accuracy=0.95, coverage=0.9 (chosen on validation rows) or confidence=0.8; of label "
+        "sets (multi-label), the accuracy is that of whole sets",
     ),
 ]
 Encoding = Annotated[str | None, typer.Option(help="text encoding of tables, such as latin1 (default: UTF-8)")]

@@ -14,7 +14,9 @@ model of pairs of texts, or one that reads fields before the text, needs a table
 
 A model of label sets (multi-label) gives each text the labels whose probability is above their threshold in `export.json`:
 joined by "; ", a list with --json, and possibly none. The printed probability is that of the whole set, with labels taken as
-independent; each label's own probability is the sigmoid of its logit. From Python:
+independent; each label's own probability is the sigmoid of its logit. With --abstain, accuracy and confidence are those of
+whole sets; a text whose set is left out has no probability (with --json, label null), unlike one whose set is empty. From
+Python:
 
     from predict import Classifier
 
@@ -60,9 +62,6 @@ MIN_PROBABILITY = 1e-6  # lower bound of a forest's probabilities
 
 SEPARATOR = " ||| "  # between the texts of a pair where they are read as words
 JOINED = "; "  # between the labels of a set
-NO_ABSTENTION = (
-    "not supported for a model of label sets (multi-label), which decides each label by a threshold of its own"
-)
 
 Tokens = tuple[list[int], list[int]]  # token ids and token types of a text
 Text = str | tuple[str, str]  # a pair for a model of pairs; the first text begins with the fields of its row
@@ -137,13 +136,11 @@ class Classifier:
         labels, _ = self.decided(logits)
         if rule is None:
             return list(labels)
-        sure = rule.confidences(logits)
+        sure = rule.confidences(logits, self.thresholds)
         return [label if one >= rule.confidence else None for label, one in zip(labels, sure, strict=True)]
 
     def rule(self, target: str) -> Abstention:
-        """Return when a prediction is a label, as `Abstention.of` does. Raises ValueError for a model of label sets too."""
-        if self.thresholds is not None:
-            raise ValueError(f"--abstain {target}: {NO_ABSTENTION}")
+        """Return when a prediction is a label, as `Abstention.of` does."""
         return Abstention.of(self.folder, target)
 
     def shares(self, logits: np.ndarray) -> np.ndarray:
@@ -156,7 +153,7 @@ class Classifier:
         if self.thresholds is None:
             best = logits.argmax(1)
             return [self.labels[at] for at in best.tolist()], shares[np.arange(len(best)), best]
-        made = sigmoid(logits.astype(np.float64)) > self.thresholds  # (n, C)
+        made = above(logits, self.thresholds)  # (n, C)
         sets = [[self.labels[at] for at in np.flatnonzero(row).tolist()] for row in made]
         return [*sets], np.where(made, shares, 1 - shares).prod(1)
 
@@ -328,9 +325,17 @@ class Abstention(NamedTuple):
             raise ValueError(f"--abstain {target}: no threshold reached this on the validation rows")
         return cls(temperature, float(met[-1]["confidence"]))
 
-    def confidences(self, logits: np.ndarray) -> np.ndarray:
-        """Return (n,) the calibrated probability of the predicted class, from logits (n, C)."""
-        found: np.ndarray = softmax(logits.astype(np.float64) / self.temperature).max(1)
+    def confidences(self, logits: np.ndarray, thresholds: np.ndarray | None) -> np.ndarray:
+        """Return (n,) the calibrated probability of each prediction, from logits (n, C).
+
+        thresholds: (C,) of a model of label sets: the probability of the whole set, with labels taken as independent. Which
+        labels it has does not depend on the temperature.
+        """
+        scaled = logits.astype(np.float64) / self.temperature
+        likely = softmax(scaled) if thresholds is None else sigmoid(scaled)
+        found: np.ndarray = likely.max(1)
+        if thresholds is not None:
+            found = np.where(above(logits, thresholds), likely, 1 - likely).prod(1)
         return found
 
 
@@ -440,6 +445,12 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
     return found
 
 
+def above(logits: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Return (n, C) bool, the labels of each text whose probability is above its threshold (C,)."""
+    found: np.ndarray = sigmoid(logits.astype(np.float64)) > thresholds
+    return found
+
+
 def _texts(model: Classifier, asked: argparse.Namespace) -> list[Text]:
     """Return the texts of the command line: arguments, or those of a file or standard input.
 
@@ -510,7 +521,7 @@ def main(words: Sequence[str] | None = None) -> int:
     logits = model.logits([texts[at] for at in kept])
     labels, scores = model.decided(logits)
     found = dict(zip(kept, zip(labels, scores.tolist(), model.shares(logits).tolist(), strict=True), strict=True))
-    sure = dict(zip(kept, rule.confidences(logits).tolist(), strict=True)) if rule else {}
+    sure = dict(zip(kept, rule.confidences(logits, model.thresholds).tolist(), strict=True)) if rule else {}
     try:
         for at, text in enumerate(texts):
             guess, score, shares = found.get(at, (None, None, None))

@@ -130,17 +130,20 @@ def _confusion_picture(matrix: Any, names: list[str], path_png: str | os.PathLik
     return save_picture(figure, path_png)
 
 
-def coverage_picture(points: Sequence[CoveragePoint], path_png: str | os.PathLike[str], title: str) -> Path:
-    """Draw the risk-coverage curve with its 95 % intervals. Returns the path written."""
+def coverage_picture(
+    points: Sequence[CoveragePoint], path_png: str | os.PathLike[str], title: str, *, sets: bool = False
+) -> Path:
+    """Draw the risk-coverage curve with its 95 % intervals. sets: errors are label sets. Returns the path written."""
+    error, label = ("wrong sets among these rows", "label set") if sets else ("error of these rows", "label")
     with fonts.use([title]):
         figure, axes = _figure(6.5, 4.2, 1, fonts.shown(title), squeeze=False)
         axis: Axes = np.ravel(np.asarray(axes))[0]
         coverage = [100 * point.coverage for point in points]
         low, high = ([100 * (1 - getattr(point, end)) for point in points] for end in ("high", "low"))
         axis.fill_between(coverage, low, high, color=BLUE, alpha=0.18, linewidth=0, label="95 % interval")
-        axis.plot(coverage, [100 * (1 - point.accuracy) for point in points], color=BLUE, label="error of these rows")
-        axis.set_xlabel("coverage: share of rows that get a label, %")
-        axis.set_ylabel("error of these rows, %")
+        axis.plot(coverage, [100 * (1 - point.accuracy) for point in points], color=BLUE, label=error)
+        axis.set_xlabel(f"coverage: share of rows that get a {label}, %")
+        axis.set_ylabel(f"{error}, %")
         axis.set_xlim(0, 102)
         axis.set_ylim(bottom=0)
         axis.grid(color="#DDDDDD", linewidth=0.8)

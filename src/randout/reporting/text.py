@@ -45,6 +45,8 @@ CUT = ".."  # marks the cut in a shortened name
 MATRIX_WIDTH = 92  # approximate width of a confusion matrix in columns
 MATRIX_CLASSES = 12  # more classes than this: list the most common confusions instead of the matrix
 COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.25)  # of a short table of a risk-coverage curve
+LABEL = {False: "label", True: "label set"}  # what a text gets; key: whether the model predicts label sets
+RIGHT = {False: "correctly", True: "right as a whole"}
 ENCODER, BAG_OF_WORDS = "encoder", "bag-of-words"  # keys of a recorded choice in `run.json`
 
 
@@ -359,41 +361,43 @@ def threshold_words(threshold: Threshold, record: Abstention) -> tuple[str, str]
 
     record: of the model's validation rows.
     """
-    point, target = threshold.point, threshold.target
-    calibrated = f"temperature {record.temperature:.2f}" if record.fitted else "not calibrated, too few rows are wrong"
+    point, target, label = threshold.point, threshold.target, LABEL[record.label_sets]
+    too_few = f"too few {'decisions' if record.label_sets else 'rows'} are wrong"
+    calibrated = f"temperature {record.temperature:.2f}" if record.fitted else f"not calibrated, {too_few}"
     if point is None:
         return f"abstain     below a confidence of {threshold.confidence:.3f} ({calibrated}): all validation rows", ""
     interval = f"95 % interval {point.low:.1%} to {point.high:.1%}"
     rows = plural(record.rows, "validation row")
     words = (
         f"abstain     below a confidence of {threshold.confidence:.3f} ({calibrated}): of {rows}, "
-        f"{point.coverage:.0%} get a label, {point.accuracy:.1%} of these correctly ({interval})"
+        f"{point.coverage:.0%} get a {label}, {point.accuracy:.1%} of these {RIGHT[record.label_sets]} ({interval})"
     )
     if threshold.assured:
         return words, ""
     needed = threshold.rows_needed
     todo = f"; about {needed:,} validation rows would do" if needed else ""
     return words, (
-        f"{target} is not assured: {rows} cannot tell whether the accuracy of new labels is lower ({interval}){todo}"
+        f"{target} is not assured: {rows} cannot tell whether the accuracy of new {label}s is lower ({interval}){todo}"
     )
 
 
-def abstention_lines(found: AbstentionScores) -> list[str]:
-    """Format the scores of a classifier that abstains: at its threshold, and at other coverages."""
+def abstention_lines(found: AbstentionScores, *, sets: bool) -> list[str]:
+    """Format the scores of a classifier that abstains: at its threshold, and at other coverages. sets: of label sets."""
     head = f"abstaining below a confidence of {found.confidence:.3f} ({found.target})"
     if found.accuracy is None or found.interval is None:
-        return [f"{head}: none of {plural(found.rows, 'row')} would get a label"]
+        return [f"{head}: none of {plural(found.rows, 'row')} would get a {LABEL[sets]}"]
     low, high = found.interval
     lines = [
-        f"{head}: {found.accepted:,} of {plural(found.rows, 'row')} ({found.coverage:.1%}) get a label, "
-        f"{found.accuracy:.1%} of these correctly (95 % interval {low:.1%} to {high:.1%})",
+        f"{head}: {found.accepted:,} of {plural(found.rows, 'row')} ({found.coverage:.1%}) get a {LABEL[sets]}, "
+        f"{found.accuracy:.1%} of these {RIGHT[sets]} (95 % interval {low:.1%} to {high:.1%})",
         f"area under the risk-coverage curve {found.area:.4f} (mean error over all coverages; lower is better)",
     ]
     rows = [
         [f"{p.coverage:.1%}", f"{p.confidence:.3f}", f"{p.accuracy:.1%}", f"{p.low:.1%} to {p.high:.1%}"]
         for p in points_at(found.curve)
     ]
-    return [*lines, *table_lines(["coverage", "confidence", "accuracy", "95 % interval"], rows, left=())]
+    accuracy = "accuracy of whole sets" if sets else "accuracy"
+    return [*lines, *table_lines(["coverage", "confidence", accuracy, "95 % interval"], rows, left=())]
 
 
 def points_at(points: Sequence[CoveragePoint]) -> list[CoveragePoint]:

@@ -1,15 +1,18 @@
 """The risk-coverage curve: what labelling only the most confident rows gives.
 
 A classifier that abstains labels only the texts whose confidence is at least a threshold. Coverage is the share of texts
-with a label, risk the share of errors among these (El-Yaniv and Wiener 2010).
+with a label, risk the share of errors among these (El-Yaniv and Wiener 2010). A label set is an error unless all of it is right.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
 from .abstention import LEVEL, CoveragePoint
 from .intervals import share_interval
+from .label_set_scores import decided, set_probability, sigmoid
 from .metrics import group_codes, top_label
 
 POINTS = 100  # most thresholds of a curve, evenly spaced in coverage
@@ -46,6 +49,15 @@ def risk_area(confidence: np.ndarray, right: np.ndarray) -> float:
     return float((np.cumsum(errors) / np.arange(1, n + 1)).mean())
 
 
-def confidences(logits: np.ndarray, temperature: float) -> np.ndarray:
-    """Return (n,) the calibrated probability of the predicted class, from logits (n, C)."""
-    return top_label(np.asarray(logits, dtype=np.float64) / temperature)
+def confidences(logits: np.ndarray, temperature: float, thresholds: Sequence[float] | np.ndarray | None) -> np.ndarray:
+    """Return (n,) the calibrated probability of each prediction, from logits z (n, C) and a temperature t.
+
+    One label, thresholds None: the largest of softmax(z / t). Label sets, thresholds (C,), or (n, C) by row: the probability of
+    the whole set, with labels taken as independent given the text,
+
+        prod_c p_c if label c is predicted, else 1 - p_c        p = sigmoid(z / t)
+
+    The predicted labels are those with sigmoid(z_c) above their threshold, at any t.
+    """
+    scaled = np.asarray(logits, dtype=np.float64) / temperature
+    return top_label(scaled) if thresholds is None else set_probability(sigmoid(scaled), decided(logits, thresholds))

@@ -28,6 +28,7 @@ from .metrics import Patterns, binned_error, checked_logits, group_codes, group_
 SAMPLE_F1 = "sample_f1"
 COUNTED_SETS = ("accuracy", SAMPLE_F1, "micro_f1", "macro_f1", "macro_precision", "macro_recall", "balanced_accuracy")
 DEFAULT_THRESHOLD = 0.5
+FOLDS = 5  # of `held_out_thresholds`
 PRIOR_ROWS = 5  # rows with a label that weigh as much as the common threshold
 
 
@@ -46,6 +47,21 @@ def tuned_thresholds(truth: np.ndarray, logits: np.ndarray) -> tuple[float, ...]
     common, rows = _tuned(truth.ravel(), probabilities.ravel()), truth.sum(0).tolist()
     own = [_tuned(has, each) for has, each in zip(truth.T, probabilities.T, strict=True)]
     return tuple((n * one + PRIOR_ROWS * common) / (n + PRIOR_ROWS) for n, one in zip(rows, own, strict=True))
+
+
+def held_out_thresholds(truth: np.ndarray, logits: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Return (n, C) thresholds for each row that were tuned on rows of other groups, as those of a model are for new rows.
+
+    truth: (n, C) bool; logits: (n, C); groups: (n,), which are distributed over `FOLDS` folds in turn, by their order. Rows of
+    a fold have the `tuned_thresholds` of all others; with one group alone, those of all rows.
+    """
+    fold = group_codes(groups, len(truth)) % FOLDS
+    found = np.zeros(logits.shape)
+    for each in np.unique(fold):
+        own = fold == each
+        others = own if own.all() else ~own
+        found[own] = tuned_thresholds(truth[others], logits[others])
+    return found
 
 
 def _tuned(has: np.ndarray, probability: np.ndarray) -> float:
@@ -69,8 +85,8 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
     return found
 
 
-def decided(logits: np.ndarray, thresholds: Sequence[float], width: int = 0) -> np.ndarray:
-    """Return (n, C) bool, the labels whose probability is above its threshold.
+def decided(logits: np.ndarray, thresholds: Sequence[float] | np.ndarray, width: int = 0) -> np.ndarray:
+    """Return (n, C) bool, the labels whose probability is above its threshold. thresholds: (C,), or (n, C) by row.
 
     width: number of columns, if the truth has more labels than the model, which are never predicted.
     """

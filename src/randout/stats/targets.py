@@ -149,7 +149,7 @@ def rates_of(labels: np.ndarray, made: np.ndarray, classes: int) -> dict[str, fl
     return {name: float(value[0]) for name, value in target.rates(target.totals(whole, labels, made)).items()}
 
 
-def predicted(logits: np.ndarray, thresholds: Sequence[float] | None, classes: int = 0) -> np.ndarray:
+def predicted(logits: np.ndarray, thresholds: Sequence[float] | np.ndarray | None, classes: int = 0) -> np.ndarray:
     """Return the predictions of a model: the class with the largest logit (n,), or with thresholds the label sets (n, C).
 
     classes: number of labels in the data, if it may be larger than that of the model.

@@ -148,8 +148,8 @@ class AbstentionScores(Record):
     """Scores of a classifier that abstains below a confidence.
 
     target: such as "accuracy=0.95". temperature: by which logits were divided. coverage: share of the rows that are accepted,
-    with at least this confidence; accuracy: of these, with its 95 % interval, None without any. area: under the
-    risk-coverage curve of these rows; curve: what other thresholds give on them.
+    with at least this confidence; accuracy: of these, with its 95 % interval, None without any; a label set is right
+    as a whole. area: under the risk-coverage curve of these rows; curve: what other thresholds give on them.
     """
 
     target: str

@@ -126,8 +126,6 @@ def test_label_sets_are_those_of_predict(tmp_path: Path, run: Run) -> None:
     thresholds = json.loads((tmp_path / "run" / "metrics.json").read_text())["validation"]["thresholds"]
     settings = json.loads((tmp_path / "out" / "manifest.json").read_text())["settings"]
     assert settings["thresholds"] == list(thresholds.values())
-    code, _, error = run("predict", tmp_path / "run", tmp_path / "texts", "-o", "x", "--abstain", "confidence=0.5")
-    assert (code, "not supported for a model of label sets" in error, Path("x").exists()) == (2, True, False)
 
 
 def test_a_complete_shard_is_not_labelled_again_and_a_lost_one_is(label: Label, tmp_path: Path) -> None:

@@ -45,8 +45,8 @@ class Labelled:
     probabilities: by class, in the model's order. guesses, confidences: only of a model that abstains, for every text that
     is not empty; the texts whose confidence is too low have no label and no score.
 
-    Of a model that predicts label sets, a label is a list, which may be empty, and the score is the probability of the set
-    with labels taken as independent. It does not abstain.
+    Of a model that predicts label sets, a label is a list, and the score is the probability of the set with labels taken as
+    independent. An empty list is a prediction, with a score; a text without a label has None.
     """
 
     texts: Sequence[str]
@@ -109,7 +109,7 @@ def labelled(
     for at, label, score, row in zip(kept, labels, scores.tolist(), likely.tolist(), strict=True):
         found.labels[at], found.scores[at], found.probabilities[at] = label, score, row
     if abstain is not None:
-        sure = abstain.confidences(logits)
+        sure = abstain.confidences(logits, model.thresholds)
         for at, confidence, accepted in zip(kept, sure.tolist(), abstain.accepts(sure).tolist(), strict=True):
             found.guesses[at], found.confidences[at] = found.labels[at], confidence
             if not accepted:
@@ -196,7 +196,7 @@ def label_table(request: Request, file: str, out: Path | None, show: Show, bars:
                 add(block, dict(zip(names, found.columns(len(classes), abstain is not None), strict=True)))
     if abstain is None:
         return Written(writer.path, texts, names)
-    _note_abstained(abstained, texts, show)
+    _note_abstained(abstained, texts, model, show)
     return Written(writer.path, texts, names, abstained)
 
 
@@ -208,10 +208,10 @@ def note_empty(texts: dataset.TextBlocks, show: Show) -> None:
         show.say(f"note: {texts.empty:,} of {plural(texts.rows, 'text')} {are} empty and {get} no label{which}")
 
 
-def _note_abstained(abstained: int, texts: dataset.TextBlocks, show: Show) -> None:
+def _note_abstained(abstained: int, texts: dataset.TextBlocks, model: saved_model.LoadedClassifier, show: Show) -> None:
     from .abstention import note_abstained
 
-    note_abstained(abstained, texts.rows - texts.empty, show)
+    note_abstained(abstained, texts.rows - texts.empty, show, sets=model.thresholds is not None)
 
 
 def label_texts(request: Request, texts: Sequence[str], show: Show, bars: Show) -> Iterator[tuple[list[str], Labelled]]:
@@ -285,7 +285,7 @@ def _label_blocks(
             abstained += found.abstained
             yield classes, found
     if abstain is not None:
-        _note_abstained(abstained, texts, show)
+        _note_abstained(abstained, texts, model, show)
 
 
 def check_source(file: str | None, texts: Sequence[str], out: Path | None, request: Request) -> None:

@@ -263,7 +263,7 @@ def score_file(
     if test_rows is not None:
         scores.test_rows = test_rows
     if abstain is not None:
-        scores.abstention = abstain.scores(found.labels, logits, found.groups)
+        scores.abstention = abstain.scores(found.labels, logits, found.groups, saved.thresholds)
     if write is not None:
         write(_prediction_columns(found, logits, names, request.probabilities, saved.thresholds, abstain))
         show.say(f"predictions {out}")
@@ -359,7 +359,7 @@ def _prediction_columns(
             spread[row] = value
         columns[table_writing.free_name([*found.table.columns, *columns], name)] = spread
 
-    sure = np.ones(len(guesses)) if abstain is None else abstain.confidences(logits)
+    sure = np.ones(len(guesses)) if abstain is None else abstain.confidences(logits, thresholds)
     kept = (np.ones(len(guesses), bool) if abstain is None else abstain.accepts(sure)).tolist()
     add("prediction", [guess if accepted else None for guess, accepted in zip(guesses, kept, strict=True)])
     add("score", [score if accepted else None for score, accepted in zip(likely.tolist(), kept, strict=True)])
@@ -431,7 +431,7 @@ def score_run(
     scores, id2label = _scores_of_split(run, split, show, allow_leaks, device)
     if rejecting is not None:
         found = read_predictions(run.predictions(split), run.labels)
-        scores.abstention = rejecting.scores(found.labels, found.logits, found.groups)
+        scores.abstention = rejecting.scores(found.labels, found.logits, found.groups, found.thresholds)
     return scores, id2label
 
 

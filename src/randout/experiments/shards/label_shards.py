@@ -261,11 +261,12 @@ def _manifest(task: Task, model: str) -> Manifest:
 
 
 def _note_skipped(manifest: Manifest, show: Show) -> None:
+    label = "label" if manifest.settings.thresholds is None else "label set"
     for count, what in (
         (manifest.empty, "are empty"),
         (manifest.copies, "are copies of an earlier row"),
         (manifest.held_out, "are copies of a held-out row"),
-        (manifest.abstained, "are below the confidence of a label"),
+        (manifest.abstained, f"are below the confidence of a {label}"),
     ):
         if count:
-            show.say(f"note: {count:,} of {plural(manifest.rows, 'row')} {what} and have no label")
+            show.say(f"note: {count:,} of {plural(manifest.rows, 'row')} {what} and have no {label}")

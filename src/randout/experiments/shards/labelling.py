@@ -151,7 +151,7 @@ def labelled_table(
         without, guesses = none, {}
         if settings.abstention is not None:
             temperature, least = settings.abstention
-            sure = confidences(logits, temperature)
+            sure = confidences(logits, temperature, settings.thresholds)
             without = none | (np.nan_to_num(sure) < least)
             skipped = np.where(without & ~none, ABSTAINED, skipped.astype(object))
             known = (pa.array(names, kind, mask=none), pa.array(sure.astype(np.float32), pa.float32(), mask=none))
