@@ -21,6 +21,7 @@ from randout.core.console import Show
 from randout.core.errors import UserError
 from randout.data.dataset import training_folds
 from randout.experiments.run import pipeline
+from randout.experiments.run import teacher as teachers
 from randout.experiments.run.cross_fit import compared, settings_to_repeat
 from randout.experiments.run.plan import Plan, TeacherOutputs
 from randout.experiments.run.planning import make
@@ -249,6 +250,22 @@ def test_views_count_as_texts_to_learn_from_where_pooling_is_chosen(tables: dict
 
 
 @pytest.mark.slow
+def test_a_teacher_that_knows_its_rows_by_heart_is_told_apart(
+    tables: dict[str, Any], tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "the teacher has 99.5%" in teachers.memorized(0.995, 0.58, 389)
+    assert teachers.memorized(0.68, 0.58 + 1e-9, 389) == ""
+    assert teachers.memorized(0.995, 0.58, 2001) == ""
+
+    monkeypatch.setattr(teachers, "MEMORIZED", -2.0)  # any teacher
+    words = ["train", tables["data"]["source"], "--student", tables["student"]["model"], "--preset", "kd"]
+    words += ["--teacher", tables["teacher"]["model"], "--set", "epochs=1", "--set", "precision=float32"]
+    code, _, log = run(*words, "-o", tmp_path / "in-sample")
+    assert (code, "hint: on the training rows the teacher has" in log) == (0, True), log
+    code, _, log = run(*words, "--views", "1", "-o", tmp_path / "views")
+    assert (code, "hint: on the training rows" in log) == (0, False), log
+
+
 def test_stopped_and_resumed_is_bit_for_bit_the_same(done: Done, tables: dict[str, Any], tmp_path: Path) -> None:
     """Stopped in each of its teachers and in the student; `run.toml` leads to the same run each time."""
     past = Options(runs=tmp_path, deadline=1.0, show=Show(quiet=True))

@@ -36,6 +36,8 @@ from .sharded_tokens import store_tokens
 from .student import live_teacher
 from .teacher_comparison import TIMED_ROWS
 
+FEW_ROWS = 2000  # training rows; a hint to spend five more trainings of the teacher is for small data
+MEMORIZED = 0.1  # score on training rows above that on validation rows
 TIMED_PARAMETERS = 500_000_000  # a larger teacher is not loaded again to measure its speed
 
 
@@ -93,6 +95,11 @@ def _outputs_of(
     seen = f" (the teacher was trained on {taught:,} of these {plural(len(held), 'row')})" if taught else ""
     metric = "accuracy" if limits is None else SAMPLE_F1
     options.show.say(f"teacher {source.label}: validation {metric_name(metric)} {validation[metric]:.2%}{seen}")
+    if isinstance(teacher, Plan) and not crossed and not {"unlabeled", "views"} & dataset.split.keys():
+        learned = dataset.split["train"][dataset.labels[dataset.split["train"]] >= 0]
+        made = score(dataset.truth(learned), spread[learned].numpy(), dataset.id2label, thresholds=limits)
+        if hint := memorized(made[metric], validation[metric], len(learned)):
+            options.show.say(hint)
     live = None
     if any(method.teacher == "model" for method in plan.methods) and teacher is plan.teachers[0]:
         live = live_teacher(plan, encoder, tuple(order), int(parts["max_length"]))
@@ -100,6 +107,19 @@ def _outputs_of(
     again = partial(_timed, source, plan, parts) if parameters <= TIMED_PARAMETERS else None
     about: dict[str, float] = {"parameters": parameters}
     return TeacherOutputs(source.label, spread, validation, live=live, about=about, again=again, thresholds=limits)
+
+
+def memorized(learned: float, held: float, rows: int) -> str:
+    """Return a hint for a teacher that knows its training rows by heart; empty for others.
+
+    learned, held: its score on these rows and on validation rows.
+    """
+    if rows > FEW_ROWS or learned - held < MEMORIZED:
+        return ""
+    return (
+        f"hint: on the training rows the teacher has {learned:.1%}, so its soft labels there say little more than the labels do. "
+        "Try --set teacher.cross_fit=5 (teachers that did not see the row) or --unlabeled FILE"
+    )
 
 
 def _of_shards(plan: Plan, teacher: ImportedTeacher, options: Options) -> TeacherOutputs:
