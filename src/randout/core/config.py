@@ -359,7 +359,7 @@ def assignment_of(key: str, value: Any, methods: Iterable[str]) -> dict[str, Any
         known = [name for table in tables.values() for name in table.model_fields]  # type: ignore[union-attr]
         if not owners:
             form = " Settings of methods and of classifiers follow a name: kd.weight, classifier.C."
-            hint = (nearest(path[0], [*known, *methods]) if len(key) > 2 else "") or form
+            hint = (nearest(path[0], [*known, *methods]) if len(key) > 1 else "") or form
             raise UserError(f"--set {key}: no such setting.{hint} `randout init` lists all settings")
         preferred = [name for name in ("train", "student") if name in owners]
         path = [(preferred or owners)[0], *path]
