@@ -252,6 +252,8 @@ def test_studies_take_groups_splits_and_unlabelled_texts(run):
         assert (code, "--split-column" in err) == (0, False), err
     code, _, err = run("cv", "split.csv", "--folds", "5", "--preset", "plain", *given)
     assert (code, "--split-column" in err) == (0, False), err  # its splits are folds
+    code, out, err = run("compare", "split.csv", "--student", "svm", "--group", "film", "--dry-run")
+    assert (code, "1 arm (svm)" in out) == (0, True), err  # the paper's four arms need an encoder
     more = [*given, "--unlabeled", "more.csv"]
     code, out, err = run("compare", "split.csv", "--arms", "plain,kd", "--teacher", "bert", *more)
     assert (code, "2 arms" in out) == (0, True), err

@@ -182,7 +182,8 @@ REFUSED = {  # name -> (columns, suffix, options, parts of the message)
         "Did you mean 'review'?", "Columns: review, label"]),
     "no such label column": ({"text": LONG, "label": TWO}, ".csv", {"label_column": "lable"}, [
         "'lable'", "--label-column", "Did you mean 'label'?"]),
-    "no such group column": ({"text": LONG, "label": TWO}, ".csv", {"group_column": "user"}, ["'user'", "--group-column"]),
+    "no such group column": ({"text": LONG, "label": TWO}, ".csv", {"group_column": "user"}, [
+        "'user'", "--group;", "data.group_column"]),
     "no such split column": ({"text": LONG, "label": TWO}, ".csv", {"split_column": "fold"}, ["'fold'", "--split-column"]),
     "text unclear": ({"a": LONG, "b": LONG, "label": TWO}, ".csv", {}, ["the text is not clear", "'a', 'b'", "--text-column"]),
     "two texts": ({"review": LONG, "body": LONG, "label": TWO}, ".csv", {}, ["'review', 'body'", "--text-column"]),

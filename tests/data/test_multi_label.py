@@ -57,6 +57,13 @@ def test_every_form_gives_the_same_sets(form: str, tmp_path: Path) -> None:
     assert data_identity(dataset)["data"]["multi_label"] is True
 
 
+def test_a_separator_that_no_value_has_is_a_warning(tmp_path: Path) -> None:
+    joined = table(tmp_path, {"label": [";".join(one) for one in SETS]}, ".csv")
+    words = "no value in column 'label' has the separator '/' (data.label_separator)"
+    assert words in " ".join(load(DataTable(source=joined, label_separator="/")).report.notes)
+    assert words not in " ".join(load(DataTable(source=joined, label_separator=";")).report.notes)
+
+
 def test_splits_have_every_label_and_the_report_counts_labels(tmp_path: Path) -> None:
     dataset = load(DataTable(source=table(tmp_path, {"label": SETS}), multi_label=True))
     assert all(dataset.truth(rows).any(0).all() for rows in dataset.split.values())

@@ -63,7 +63,7 @@ def named_column(table: Table, column: str, option: str) -> str:
     if column in table.columns:
         return _single_column(table, column)
     names = ", ".join(table.columns)
-    setting = f"data.{option.removeprefix('--').replace('-', '_')}"
+    setting = "data.group_column" if option == "--group" else f"data.{option.removeprefix('--').replace('-', '_')}"
     raise UserError(
         f'{table.name}: no column {column!r} ({option}; in Python: settings={{"{setting}": ...}}).'
         f"{nearest(column, table.columns)} Columns: {names}."

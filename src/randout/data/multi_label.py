@@ -14,7 +14,7 @@ import numpy as np
 from randout.core.config import DataTable
 from randout.core.errors import UserError
 from randout.core.label_sets import members_of
-from randout.core.wording import plural, verb
+from randout.core.wording import WARNING, plural, verb
 
 from .columns import is_missing, named_column, naming, rows_in
 from .labels import clean_label, label_order, labels_option, listed, lookalike_key, matched
@@ -62,6 +62,11 @@ def read_sets(table: Table, column: str, reading: SetReading, notes: list[str]) 
     found = [labels_in(table, column, row, value, separator, names) for row, value in enumerate(values, 1)]
     if separator and _strings(values):
         notes.append(f"{table.name}: labels in column {column!r} are separated by {separator!r}")
+        if not any(separator in value for value in _strings(values)):
+            notes.append(
+                f"{WARNING}{table.name}: no value in column {column!r} has the separator {separator!r} "
+                "(data.label_separator), so every text has at most one label. Check it"
+            )
     if without := sum(not labels for labels in found):
         have = verb(without, "has", "have")
         notes.append(f"{table.name}: {plural(without, 'row')} {have} no label, which is a target like any other")

@@ -212,7 +212,7 @@ def _choose_columns(
     if use_text:
         cols.named_column(table, use_text, "--text-column")
     if group:
-        cols.named_column(table, group, "--group-column")
+        cols.named_column(table, group, "--group")
     try:
         found_text, found_label = _named_columns(table, use_text, use_label)
     except cols.UnclearColumns:

@@ -195,7 +195,7 @@ def comparison(data: str, asked: Asked, out: Path | None) -> Study:
         tables |= {"methods": list(asked.methods)}
         trials = trials or None  # 0: as published, untuned
     else:
-        tables |= {"arms": _arms(asked, base)}
+        tables |= {"arms": _arms(asked, base, one=base.get("student", {}).get("model") in CLASSIFIER_NAMES)}
     tables |= _given(tuning=search_table(asked.space, trials=trials, halving=asked.halving) or None)
     return studying.make_study(_with_allowed_leaks(tables, asked) | _given(seeds=asked.seeds))
 
@@ -340,7 +340,7 @@ def _without_other_methods(recipe: dict[str, Any], below: Iterable[str] = ()) ->
 def _arms(asked: Asked, base: dict[str, Any], one: bool = False) -> dict[str, dict[str, Any]]:
     """Return the arms by name; with `drop_one` their methods are removed from `base`.
 
-    one: without named arms, use the recipe alone instead of the paper's four.
+    one: without named arms, use the recipe alone instead of the paper's four, which need an encoder.
     """
     if asked.drop_one:
         if asked.arms:

@@ -289,10 +289,14 @@ class Classifier:
 
 
 class Abstention(NamedTuple):
-    """When a prediction is a label. temperature: divides the logits. confidence: the least one of a label."""
+    """When a prediction is a label. temperature: divides the logits. confidence: the least one of a label.
+
+    warning: that a target accuracy may be missed on new texts, because there are too few validation rows; else "".
+    """
 
     temperature: float
     confidence: float
+    warning: str = ""
 
     @classmethod
     def of(cls, folder: Path, target: str) -> Abstention:
@@ -323,7 +327,11 @@ class Abstention(NamedTuple):
             met = met or [point for point in enough if kind == "accuracy" and point[key] >= value]
         if not met:
             raise ValueError(f"--abstain {target}: no threshold reached this on the validation rows")
-        return cls(temperature, float(met[-1]["confidence"]))
+        point, warning = met[-1], ""
+        if kind == "accuracy" and point["low"] < value:
+            shown = f"95 % interval {point['low']:.1%} to {point['high']:.1%}"
+            warning = f"{target} is not assured: the validation rows are too few to tell ({shown})"
+        return cls(temperature, float(point["confidence"]), warning)
 
     def confidences(self, logits: np.ndarray, thresholds: np.ndarray | None) -> np.ndarray:
         """Return (n,) the calibrated probability of each prediction, from logits (n, C).
@@ -533,6 +541,8 @@ def main(words: Sequence[str] | None = None) -> int:
     if empty := len(texts) - len(kept):
         verbs = "is empty and gets" if empty == 1 else "are empty and get"
         print(f"note: {empty:,} of {len(texts):,} texts {verbs} no label", file=sys.stderr)
+    if rule and rule.warning:
+        print(f"warning: {rule.warning}", file=sys.stderr)
     if rule:
         left = sum(one < rule.confidence for one in sure.values())
         print(f"note: {left:,} of {len(kept):,} texts are below confidence {rule.confidence:.3f}", file=sys.stderr)

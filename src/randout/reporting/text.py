@@ -365,7 +365,8 @@ def threshold_words(threshold: Threshold, record: Abstention) -> tuple[str, str]
     too_few = f"too few {'decisions' if record.label_sets else 'rows'} are wrong"
     calibrated = f"temperature {record.temperature:.2f}" if record.fitted else f"not calibrated, {too_few}"
     if point is None:
-        return f"abstain     below a confidence of {threshold.confidence:.3f} ({calibrated}): all validation rows", ""
+        none = f"of {plural(record.rows, 'validation row')}, none gets a {label}"
+        return f"abstain     below a confidence of {threshold.confidence:.3f} ({calibrated}): {none}", ""
     interval = f"95 % interval {point.low:.1%} to {point.high:.1%}"
     rows = plural(record.rows, "validation row")
     words = (

@@ -185,6 +185,17 @@ def test_evaluate_scores_the_rows_that_get_a_label(folder: Path, run: Run) -> No
     assert randout.evaluate(folder / "run", abstain=TARGET)["abstention"]["coverage"] == pytest.approx(0.6, abs=0.02)
 
 
+def test_an_export_says_that_a_target_is_not_assured(tmp_path: Path) -> None:
+    point = {"confidence": 0.7, "rows": 40, "coverage": 1.0, "accuracy": 0.95, "low": 0.84, "high": 0.98}
+    record = {"temperature": 1.0, "points": [point]}
+    (tmp_path / "abstention.json").write_text(json.dumps(record), encoding="utf-8")
+    assert ExportedRule.of(tmp_path, "accuracy=0.8") == (1.0, 0.7, "")
+    found = ExportedRule.of(tmp_path, "accuracy=0.9")
+    assert found[:2] == (1.0, 0.7)
+    assert "accuracy=0.9 is not assured" in found.warning
+    assert "84.0% to 98.0%" in found.warning
+
+
 def test_targets_that_cannot_be_met(folder: Path, run: Run) -> None:
     code, _, error = run("predict", folder / "run", "--abstain", "accuracy=1", "a text")
     assert code == 2 or "is not assured" in error
