@@ -555,7 +555,8 @@ def test_mutants_are_killed_or_survive_and_a_run_goes_on(
 def test_shards_smoke(smoke: Callable[..., Any]) -> None:
     found = smoke("shards")
     assert (found["rows"], found["same_bytes"], found["exactly_once"]) == (4000, True, True)
-    assert len(found["memory"]) == 4
+    assert 1 <= len(found["memory"]) <= 4  # a fast machine is done before four looks
+    assert min(found["memory"]) > 0
 
 
 def test_planted_labels_are_counted(toy_csv: Callable[..., Path]) -> None:
