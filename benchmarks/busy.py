@@ -1,9 +1,9 @@
-"""Seconds of an epoch beside busy processes, by how PyTorch's threads wait for one another (`randout.core.hardware`).
+"""Seconds of an epoch next to busy processes, by how PyTorch's threads wait for one another (`randout.core.hardware`).
 
     python benchmarks/busy.py TABLE STUDENT --busy 0 1 --epochs 4
-    python benchmarks/busy.py TABLE STUDENT --smoke         # one epoch beside one process
+    python benchmarks/busy.py TABLE STUDENT --smoke         # one epoch next to one process
 
-`spinning` is what libgomp does by default, `short` what randout sets beside other processes, `one thread` uses
+`spinning` is what libgomp does by default, `short` what randout sets next to other processes, `one thread` uses
 `OMP_NUM_THREADS=1`. Each training is a process of its own, without a refit; the busy processes count in a loop, at equal
 priority. The first epoch of each training is left out of the median if there are more.
 """
