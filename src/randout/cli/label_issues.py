@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,7 +30,8 @@ from .tools import (
     TextColumn,
     TextPair,
     Validation,
-    column_settings,
+    data_settings,
+    flag,
     named,
     requested,
 )
@@ -74,10 +75,18 @@ def label_issues(
     """
     from randout.reporting.label_issues import issue_lines, weak_words
 
-    table: dict[str, Any] = {"source": data}
-    table |= column_settings(text_column, text_pair, prefix_column, label_column, group)
-    table |= {"split_column": split_column, "encoding": encoding}
-    table |= {"validation": validation, "test": test, "corrections": corrections}
+    given = data_settings(
+        text_column=text_column,
+        text_pair=text_pair,
+        prefix_column=prefix_column,
+        label_column=label_column,
+        group=group,
+        split_column=split_column,
+        validation=validation,
+        test=test,
+        encoding=encoding,
+    )
+    table = given | {"source": data, "corrections": corrections}
     settings = named({"data": table, "student": {"model": student}, "teacher": {"model": teacher}})
     config = requested(settings, None, recipe, sets).config()
     from randout.experiments.label_issues import FILE, check_output, find_label_issues, write_label_issues
@@ -102,20 +111,11 @@ def label_issues(
         return
     print("\n".join(issue_lines(found)))
     print(f"\ntable   {out / FILE}")
-    for path in written:
-        if path.name in ("report.html", "report.md"):
-            print(f"report  {path}")
-            break
+    reports = [path for path in written if path.name in ("report.html", "report.md")]
+    for path in reports[:1]:
+        print(f"report  {path}")
     if found.issues:
-        options = {"--text-column": text_column, "--text-pair": text_pair, "--label-column": label_column}
-        options |= {"--group": group, "--split-column": split_column, "--validation": validation, "--test": test}
-        given = [
-            *(options | {"--encoding": encoding}).items(),
-            *(("--prefix-column", one) for one in prefix_column or ()),
-            *(("--set", one) for one in sets or () if _of_label_sets(one)),
-        ]
-        todo = _train_command(data, given, out / FILE)
-        print(f"next    fill in corrected_label, then: {todo}")
+        print(f"next    fill in corrected_label, then: {_train_command(data, given, sets or [], out / FILE)}")
     show.conclude(weak)
 
 
@@ -125,7 +125,11 @@ def _of_label_sets(assignment: str) -> bool:
     return key in ("multi_label", "label_separator", "label_columns")
 
 
-def _train_command(data: str, given: Iterable[tuple[str, Any]], corrections: Path) -> str:
-    """Return the command that trains on the data with a table of corrections. given: options, empty ones included."""
-    options = "".join(f" {option} {shell_path(value)}" for option, value in given if value)
-    return f"randout train {shell_path(data)}{options} --corrections {shell_path(corrections)}"
+def _train_command(data: str, given: Mapping[str, Any], sets: Iterable[str], corrections: Path) -> str:
+    """Return the command that trains on the data with a table of corrections. given: settings of the data. sets: of `--set`."""
+    options = [
+        (flag(name), one) for name, value in given.items() for one in ([value] if isinstance(value, str) else value)
+    ]
+    options += [("--set", one) for one in sets if _of_label_sets(one)]
+    words = "".join(f" {option} {shell_path(value)}" for option, value in options)
+    return f"randout train {shell_path(data)}{words} --corrections {shell_path(corrections)}"

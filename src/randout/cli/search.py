@@ -31,7 +31,8 @@ from .tools import (
     TextPair,
     Unlabeled,
     Validation,
-    column_settings,
+    data_settings,
+    flag,
     named,
     requested,
     seconds_of,
@@ -108,12 +109,6 @@ def options_of(
     )
 
 
-def flag(name: str) -> str:
-    """Command-line spelling of an option of a study."""
-    spelt = {"settings": "--set", "out": "-o", "group_column": "--group", "text_pair_column": "--text-pair"}
-    return (spelt | {"prefix_columns": "--prefix-column"}).get(name, f"--{name.replace('_', '-')}")
-
-
 def space_table(space: list[str] | None) -> dict[str, Any] | None:
     """Parse the values of `--space` for `study_requests.search_table`; None if there are none. Raises UserError."""
     from randout.experiments.search.space import SPACES, parse_space
@@ -171,10 +166,19 @@ def search(
     from randout.experiments.search.trials import summary
     from randout.stats.diagnostics import messages
 
-    columns = column_settings(text_column, text_pair, prefix_column, label_column, group)
-    columns |= {"split_column": split_column, "validation": validation, "test": test}
-    columns |= {"unlabeled": unlabeled, "encoding": encoding}
-    request = requested(tables_of(data, student, teacher, columns), preset, recipe, sets)
+    more = data_settings(
+        text_column=text_column,
+        text_pair=text_pair,
+        prefix_column=prefix_column,
+        label_column=label_column,
+        group=group,
+        split_column=split_column,
+        validation=validation,
+        test=test,
+        unlabeled=unlabeled,
+        encoding=encoding,
+    )
+    request = requested(tables_of(data, student, teacher, more), preset, recipe, sets)
     options = options_of(
         runs, time_limit, Show(quiet or as_json), accept_changes, jobs, job_threads, cluster, job_gpus, report_to
     )

@@ -15,7 +15,7 @@ from randout.core.wording import plural
 from randout.experiments.run.options import Stopped
 
 from . import tools
-from .search import flag, options_of
+from .search import options_of
 from .tools import (
     AsJson,
     Device,
@@ -30,7 +30,8 @@ from .tools import (
     Sets,
     TextColumn,
     TextPair,
-    column_settings,
+    data_settings,
+    flag,
     named,
     requested,
 )
@@ -114,8 +115,13 @@ def soft_labels(
     check_unused(only, jobs, job_threads, cluster, job_gpus)
     if not teacher:
         raise UserError("soft-labels: needs --teacher, or -o to label Parquet shards")
-    table = {"source": data, "unlabeled": unlabeled}
-    table |= column_settings(text_column, text_pair, prefix_column, label_column)
+    table = {"source": data} | data_settings(
+        text_column=text_column,
+        text_pair=text_pair,
+        prefix_column=prefix_column,
+        label_column=label_column,
+        unlabeled=unlabeled,
+    )
     settings = named({"data": table, "student": {"model": student}})
     settings |= {"teacher": {"model": teacher}, "output": {"test": False}}
     _of_training(requested(settings, preset, recipe, sets).config(), teacher, runs, Show(quiet))

@@ -33,7 +33,7 @@ from .tools import (
     TextPair,
     Unlabeled,
     Validation,
-    column_settings,
+    data_settings,
     example_input,
     requested,
     stopped,
@@ -115,10 +115,19 @@ def shrink(
     from randout.experiments import study_requests
 
     names = student or []
-    columns = column_settings(text_column, text_pair, prefix_column, label_column, group)
-    columns |= {"split_column": split_column, "validation": validation, "test": test}
-    columns |= {"unlabeled": unlabeled, "encoding": encoding}
-    request = requested(tables_of(data, names[0] if names else None, teacher, columns), preset, recipe, sets)
+    more = data_settings(
+        text_column=text_column,
+        text_pair=text_pair,
+        prefix_column=prefix_column,
+        label_column=label_column,
+        group=group,
+        split_column=split_column,
+        validation=validation,
+        test=test,
+        unlabeled=unlabeled,
+        encoding=encoding,
+    )
+    request = requested(tables_of(data, names[0] if names else None, teacher, more), preset, recipe, sets)
     options = options_of(
         runs, time_limit, Show(quiet or as_json), accept_changes, jobs, job_threads, cluster, job_gpus, report_to
     )

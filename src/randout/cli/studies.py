@@ -28,7 +28,6 @@ from .search import (
     Student,
     Teacher,
     Trials,
-    flag,
     options_of,
     space_table,
 )
@@ -52,8 +51,8 @@ from .tools import (
     Unlabeled,
     Validation,
     assignments,
-    column_settings,
-    named,
+    data_settings,
+    flag,
     stopped,
 )
 
@@ -129,14 +128,23 @@ def compare(
     from randout.experiments import study_requests
 
     inputs = what or []
-    columns = column_settings(text_column, text_pair, prefix_column, label_column, group)
-    columns |= {"split_column": split_column, "validation": validation, "test": test}
-    columns |= {"unlabeled": unlabeled, "encoding": encoding}
+    more = data_settings(
+        text_column=text_column,
+        text_pair=text_pair,
+        prefix_column=prefix_column,
+        label_column=label_column,
+        group=group,
+        split_column=split_column,
+        validation=validation,
+        test=test,
+        unlabeled=unlabeled,
+        encoding=encoding,
+    )
     shared: dict[str, Any] = {"student": student, "teacher": teacher, "preset": preset, "recipe": recipe}
     comparison: dict[str, Any] = {"baseline": baseline, "metric": metric, "margin": margin, "allow_leaks": allow_leaks}
     request = study_requests.Asked(
         **shared,
-        data=named({"data": columns}).get("data", {}),
+        data=more,
         **comparison,
         settings=assignments(sets) or None,
         arms=_comma_separated(arms),
@@ -211,13 +219,20 @@ def cv(
     """Cross-validate recipes, with a teacher for each fold. Grouped folds, Nadeau and Bengio's interval."""
     from randout.experiments import study_requests
 
-    columns = column_settings(text_column, text_pair, prefix_column, label_column, group)
-    columns |= {"unlabeled": unlabeled, "encoding": encoding}
+    more = data_settings(
+        text_column=text_column,
+        text_pair=text_pair,
+        prefix_column=prefix_column,
+        label_column=label_column,
+        group=group,
+        unlabeled=unlabeled,
+        encoding=encoding,
+    )
     shared: dict[str, Any] = {"student": student, "teacher": teacher, "preset": preset, "recipe": recipe}
     comparison: dict[str, Any] = {"baseline": baseline, "metric": metric, "margin": margin, "allow_leaks": allow_leaks}
     request = study_requests.Asked(
         **shared,
-        data=named({"data": columns}).get("data", {}),
+        data=more,
         **comparison,
         settings=assignments(sets) or None,
         arms=_comma_separated(arms),

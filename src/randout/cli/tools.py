@@ -114,12 +114,18 @@ def named(tables: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {name: table for name, table in kept.items() if table}
 
 
-def column_settings(
-    text: str | None, pair: str | None, prefix: list[str] | None, label: str | None, group: str | None = None
-) -> dict[str, Any]:
-    """Return the settings of the data that the options for columns give."""
-    columns = {"text_column": text, "text_pair_column": pair, "prefix_columns": prefix or None, "label_column": label}
-    return columns | {"group_column": group}
+DATA_SETTINGS = {"text_pair": "text_pair_column", "prefix_column": "prefix_columns", "group": "group_column"}
+
+
+def data_settings(**options: Any) -> dict[str, Any]:
+    """Return the settings of the data that are given by options with these names; None or empty: not given."""
+    return {DATA_SETTINGS.get(name, name): value for name, value in options.items() if value not in (None, "", [])}
+
+
+def flag(name: str) -> str:
+    """Return the command-line spelling of an option of a study, or of a setting of the data."""
+    spelt = {setting: option for option, setting in DATA_SETTINGS.items()}
+    return {"settings": "--set", "out": "-o"}.get(name, f"--{spelt.get(name, name).replace('_', '-')}")
 
 
 def assignments(sets: list[str] | None) -> list[dict[str, Any]]:

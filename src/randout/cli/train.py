@@ -40,7 +40,7 @@ from .tools import (
     TextPair,
     Unlabeled,
     Validation,
-    column_settings,
+    data_settings,
     example_input,
     named,
     requested,
@@ -126,11 +126,22 @@ def train(
     """Train a student, evaluate it and save the model. A teacher that is a pretrained encoder is fine-tuned first."""
     from randout.storage.run_names import checked_name
 
-    table: dict[str, Any] = {"source": data}
-    table |= column_settings(text_column, text_pair, prefix_column, label_column, group)
-    table |= {"split": split, "split_column": split_column, "encoding": encoding}
-    table |= {"validation": validation, "test": test, "unlabeled": unlabeled, "id_column": id_column, "views": views}
-    table |= {"corrections": corrections}
+    table = {"source": data} | data_settings(
+        text_column=text_column,
+        text_pair=text_pair,
+        prefix_column=prefix_column,
+        label_column=label_column,
+        group=group,
+        split_column=split_column,
+        validation=validation,
+        test=test,
+        unlabeled=unlabeled,
+        encoding=encoding,
+        split=split,
+        id_column=id_column,
+        views=views,
+        corrections=corrections,
+    )
     teacher_table = {"model": teacher, "labels": teacher_labels.split(",") if teacher_labels else None}
     output = {"test": False if no_test else None, "keep_texts": keep_texts or None, "allow_leaks": allow_leaks or None}
     tables: dict[str, dict[str, Any]] = {"data": table, "student": {"model": student}, "teacher": teacher_table}
