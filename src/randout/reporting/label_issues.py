@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from randout.core.text_tables import table_lines
 from randout.core.wording import plural
-from randout.storage.label_issues import COPIES, FILE, LIKELY_WRONG, LabelIssue, LabelIssues, SetIssues
+from randout.storage.label_issues import LabelIssue, LabelIssues, SetIssues
 
 from . import label_set_issues
+from .doubtful_rows import LISTED, SHOWN, counts, cut_note, listed, overview, with_interval
 from .sections import Chapter
 from .text import shortened
 from .values import Column, Section, Table
 
-SHOWN, LISTED = 10, 200  # rows in a terminal, and in a report
 TEXT_WIDTH = 70  # columns of a text in a terminal
 
 LIMITS = (
@@ -26,9 +26,7 @@ def estimate_words(found: LabelIssues) -> str:
     """Return the estimated number of wrong labels with its interval."""
     wrong = found.wrong
     words = f"{wrong.estimate:,.0f} of {plural(wrong.rows, 'label')} ({wrong.estimate / wrong.rows:.1%})"
-    if wrong.low is None or wrong.high is None:
-        return words
-    return f"{words}, 95 % interval {wrong.low:,.0f} to {wrong.high:,.0f}"
+    return with_interval(words, wrong)
 
 
 def bound_words(found: LabelIssues) -> str:
@@ -63,13 +61,7 @@ def issue_lines(found: LabelIssues | SetIssues) -> list[str]:
         f"wrong       {plural(found.likely_wrong, 'label')} likely wrong; by confident learning: {estimate_words(found)}",
         f"bound       {bound_words(found)}",
     ]
-    in_test = sum(one.split == "test" for one in found.issues)
-    if in_test:
-        lines.append(
-            f"test        {plural(in_test, 'row')} of these issues in the test split; correct them for every model alike"
-        )
-    if found.corrected:
-        lines.append(f"corrected   {plural(found.corrected, 'label')} before this")
+    lines += counts(found, "label")
     if found.pairs:
         pairs = [[f"{one.first} / {one.second}", f"{one.rows:,.0f}", f"{one.first_rows:,.0f}"] for one in found.pairs]
         lines += ["", *table_lines(["ambiguous pair", "expected rows", "labelled as the first"], pairs)]
@@ -92,21 +84,14 @@ def chapter(found: LabelIssues | SetIssues) -> Chapter:
 
 
 def _overview(found: LabelIssues) -> Section:
-    rows = [
-        ("labelled rows", found.rows),
+    examined = [
         ("rows examined out of fold", found.examined),
         ("labels that the model predicts", round(found.accuracy * found.examined)),
         ("labels likely wrong", found.likely_wrong),
-        ("groups of copies with different labels", found.conflicting_groups),
-        ("rows in these groups", found.conflicting_rows),
-        ("issues in test rows", sum(one.split == "test" for one in found.issues)),
-        ("labels corrected before", found.corrected),
     ]
-    table = Table("overview", "What was found", (Column("what"), Column("rows", "count")), tuple(rows))
     weak = [weak_words(found)] if weak_words(found) else []
     estimate = f"Wrong labels, estimated by confident learning: {estimate_words(found)}; {bound_words(found)}. {LIMITS}"
-    todo = f"To correct labels, fill in the column corrected_label of {FILE} and train with --corrections {FILE}."
-    return Section("labels", "Labels", (table, *weak, estimate, todo))
+    return overview(found, "label", "rows", examined, [*weak, estimate])
 
 
 def _pairs(found: LabelIssues) -> Section:
@@ -118,13 +103,7 @@ def _pairs(found: LabelIssues) -> Section:
 
 
 def _listed(found: LabelIssues) -> Section:
-    copies = [one for one in found.issues if one.reason.startswith(COPIES)]
-    likely = [one for one in found.issues if one.reason == LIKELY_WRONG]
-    tables = (
-        _table("copies", "Copies with different labels", copies),
-        _table("likely-wrong", "Labels that are likely wrong, the most certain first", likely),
-    )
-    return Section("issues", "Doubtful labels", tables)
+    return listed(found.issues, "label", "Labels that are likely wrong", _table)
 
 
 def _table(name: str, title: str, issues: list[LabelIssue]) -> Table:
@@ -136,5 +115,4 @@ def _table(name: str, title: str, issues: list[LabelIssue]) -> Table:
         shares = one.probabilities or {}
         about = (one.label, shares.get(one.label), one.suggested_label, shares.get(one.suggested_label))
         rows.append((one.row, one.split, one.copies, *about, one.text))
-    note = f"The first {LISTED} of {len(issues):,}; {FILE} has all." if len(issues) > LISTED else ""
-    return Table(name, title, columns, tuple(rows), note, texts=True)
+    return Table(name, title, columns, tuple(rows), cut_note(issues), texts=True)

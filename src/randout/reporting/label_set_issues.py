@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from randout.core.text_tables import table_lines
 from randout.core.wording import plural
-from randout.storage.label_issues import COPIES, FILE, LIKELY_WRONG, LabelFindings, SetIssue, SetIssues
+from randout.storage.label_issues import LabelFindings, SetIssue, SetIssues
 
+from .doubtful_rows import LISTED, SHOWN, counts, cut_note, listed, overview, with_interval
 from .sections import Chapter
 from .text import shortened
 from .values import Column, Section, Table
 
-SHOWN, LISTED = 10, 200  # rows in a terminal, and in a report
 TEXT_WIDTH = 60  # columns of a text in a terminal
 
 LIMITS = (
@@ -26,9 +28,7 @@ def estimate_words(found: SetIssues) -> str:
         return "no label was examined"
     decisions = plural(wrong.decisions, "decision")
     words = f"{wrong.estimate:,.0f} of {decisions} on a row and a label ({wrong.estimate / wrong.decisions:.1%})"
-    if wrong.low is None or wrong.high is None:
-        return words
-    return f"{words}, 95 % interval {wrong.low:,.0f} to {wrong.high:,.0f}"
+    return with_interval(words, wrong)
 
 
 def weak_words(found: SetIssues) -> str:
@@ -58,13 +58,7 @@ def issue_lines(found: SetIssues) -> list[str]:
         f"wrong       {plural(found.likely_wrong, 'row')} with a label that is likely missing or superfluous; by confident "
         f"learning: {estimate_words(found)}",
     ]
-    in_test = sum(one.split == "test" for one in found.issues)
-    if in_test:
-        lines.append(
-            f"test        {plural(in_test, 'row')} of these issues in the test split; correct them for every model alike"
-        )
-    if found.corrected:
-        lines.append(f"corrected   {plural(found.corrected, 'label set')} before this")
+    lines += counts(found, "label set")
     head = ["label", "rows", "expected missing", "superfluous", "listed missing", "superfluous"]
     by_label = [
         [
@@ -99,22 +93,16 @@ def chapter(found: SetIssues) -> Chapter:
 
 
 def _overview(found: SetIssues) -> Section:
-    rows = [
-        ("labelled rows", found.rows),
-        ("decisions on a row and a label examined out of fold", found.wrong.decisions),
-        ("decisions that the model predicts", round(found.accuracy * found.wrong.decisions)),
-        ("decisions that the more common answer to each label predicts", round(found.majority * found.wrong.decisions)),
+    decisions = found.wrong.decisions
+    examined = [
+        ("decisions on a row and a label examined out of fold", decisions),
+        ("decisions that the model predicts", round(found.accuracy * decisions)),
+        ("decisions that the more common answer to each label predicts", round(found.majority * decisions)),
         ("rows with a label likely missing or superfluous", found.likely_wrong),
-        ("groups of copies with different label sets", found.conflicting_groups),
-        ("rows in these groups", found.conflicting_rows),
-        ("issues in test rows", sum(one.split == "test" for one in found.issues)),
-        ("label sets corrected before", found.corrected),
     ]
-    table = Table("overview", "What was found", (Column("what"), Column("number", "count")), tuple(rows))
     weak = [weak_words(found)] if weak_words(found) else []
     estimate = f"Wrong decisions, estimated by confident learning for each label: {estimate_words(found)}. {LIMITS}"
-    todo = f"To correct label sets, fill in the column corrected_label of {FILE} and train with --corrections {FILE}."
-    return Section("labels", "Label sets", (table, *weak, estimate, todo))
+    return overview(found, "label set", "number", examined, [*weak, estimate])
 
 
 def _labels(found: SetIssues) -> Section:
@@ -136,13 +124,7 @@ def _label_cells(one: LabelFindings) -> tuple[object, ...]:
 
 
 def _listed(found: SetIssues) -> Section:
-    copies = [one for one in found.issues if one.reason.startswith(COPIES)]
-    likely = [one for one in found.issues if one.reason == LIKELY_WRONG]
-    tables = (
-        _table(found, "copies", "Copies with different label sets", copies),
-        _table(found, "likely-wrong", "Rows with a label that is likely wrong, the most certain first", likely),
-    )
-    return Section("issues", "Doubtful label sets", tables)
+    return listed(found.issues, "label set", "Rows with a label that is likely wrong", partial(_table, found))
 
 
 def _table(found: SetIssues, name: str, title: str, issues: list[SetIssue]) -> Table:
@@ -162,8 +144,7 @@ def _table(found: SetIssues, name: str, title: str, issues: list[SetIssue]) -> T
                 one.text,
             )
         )
-    note = "In brackets: the probability that the row has the label."
-    note += f" The first {LISTED} of {len(issues):,}; {FILE} has all." if len(issues) > LISTED else ""
+    note = f"In brackets: the probability that the row has the label. {cut_note(issues)}".strip()
     return Table(name, title, columns, tuple(rows), note, texts=True)
 
 

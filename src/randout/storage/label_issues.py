@@ -66,6 +66,24 @@ class SetIssue:
     probabilities: dict[str, float]
 
 
+def _table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], issues: Sequence[LabelIssue | SetIssue], classes: Sequence[str]
+) -> str:
+    """Return issues as CSV. head, rows: what follows the text of each issue, up to the empty column for corrections.
+
+    classes: those whose probabilities are columns.
+    """
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    names = [f"probability_{name}" for name in classes]
+    writer.writerow([ROW, "split", "reason", "copies", TEXT, *head, CORRECTED, *names])
+    for one, cells in zip(issues, rows, strict=True):
+        known = one.probabilities or {}
+        shares = [f"{known[name]:.4f}" if name in known else "" for name in classes]
+        writer.writerow([one.row, one.split, one.reason, one.copies or "", one.text, *cells, "", *shares])
+    return out.getvalue()
+
+
 @dataclass(frozen=True)
 class LabelFindings:
     """What was found for one label of multi-label data.
@@ -119,17 +137,12 @@ class SetIssues:
 
     def table(self) -> str:
         """Return the issues as CSV, with an empty column for corrections: a file for `--corrections`."""
-        out = io.StringIO(newline="")
-        writer = csv.writer(out, lineterminator="\n")
         examined = [one.label for one in self.labels if not one.not_examined]
-        head = [ROW, "split", "reason", "copies", TEXT, LABEL, "missing", "superfluous", "suggested_label", CORRECTED]
-        writer.writerow([*head, *(f"probability_{name}" for name in examined)])
+        rows = []
         for one in self.issues:
             doubts = [joined(labels, self.separator) for labels in (one.missing, one.superfluous)]
-            cells = [one.row, one.split, one.reason, one.copies or "", one.text, self.cell(one.labels), *doubts]
-            shares = [f"{one.probabilities[name]:.4f}" if name in one.probabilities else "" for name in examined]
-            writer.writerow([*cells, self.cell(one.suggested_labels), "", *shares])
-        return out.getvalue()
+            rows.append([self.cell(one.labels), *doubts, self.cell(one.suggested_labels)])
+        return _table([LABEL, "missing", "superfluous", "suggested_label"], rows, self.issues, examined)
 
 
 @dataclass(frozen=True)
@@ -165,12 +178,5 @@ class LabelIssues:
 
     def table(self) -> str:
         """Return the issues as CSV, with an empty column for corrections: a file for `--corrections`."""
-        out = io.StringIO(newline="")
-        writer = csv.writer(out, lineterminator="\n")
-        names = [f"probability_{name}" for name in self.classes]
-        writer.writerow([ROW, "split", "reason", "copies", TEXT, LABEL, "suggested_label", CORRECTED, *names])
-        for one in self.issues:
-            shares = ["" if one.probabilities is None else f"{one.probabilities[name]:.4f}" for name in self.classes]
-            cells = [one.row, one.split, one.reason, one.copies or "", one.text, one.label, one.suggested_label, ""]
-            writer.writerow([*cells, *shares])
-        return out.getvalue()
+        rows = [[one.label, one.suggested_label] for one in self.issues]
+        return _table([LABEL, "suggested_label"], rows, self.issues, self.classes)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,11 +18,10 @@ import pytest
 import randout
 from conftest import Run
 from randout.exports.runtime import Abstention as ExportedRule
-from randout.stats.abstention import choose, parse_target
 from randout.stats.temperature import fit_temperature
-from randout.storage.abstention_record import read_abstention
 from randout.storage.predictions import read_predictions
 from randout.testing.models import toy_texts
+from support.abstention import check_exported_rule, check_without_record
 from support.shards import read_all, write_shards
 
 TARGET = "coverage=0.6"
@@ -120,28 +118,12 @@ def test_an_export_and_its_script_agree(folder: Path) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_script_of_an_export_chooses_the_same_threshold(folder: Path, target: str) -> None:
-    record = read_abstention(folder / "export")
-    assert record is not None
-    found = ExportedRule.of(folder / "export", target)
-    chosen = choose(parse_target(target, ""), record.points)
-    assert (found.temperature, found.confidence) == (record.temperature, chosen.confidence)
+    check_exported_rule(folder / "export", target)
 
 
 def test_a_run_of_before_and_a_model_folder_by_itself(folder: Path, run: Run, tmp_path: Path) -> None:
     texts = toy_texts(30, 2)[0]
-    before = shutil.copytree(folder / "run", tmp_path / "before")
-    (before / "model" / "abstention.json").unlink()
-    alone = shutil.copytree(folder / "run" / "model", tmp_path / "alone")
-    wanted = expected(folder, texts, TARGET)
-    assert randout.load(before).predict(texts, abstain=TARGET) == wanted
-    assert randout.load(alone).predict(texts, abstain=TARGET) == wanted
-    (alone / "abstention.json").unlink()
-    code, _, error = run("predict", "alone", "--abstain", TARGET, "a text")
-    assert code == 2
-    assert "has no validation rows" in error
-    code, _, error = run("predict", "alone", "--abstain", "confidence=0.5", "a text")
-    assert code == 0
-    assert "are not calibrated" in error
+    check_without_record(folder, tmp_path, run, texts, expected(folder, texts, TARGET), TARGET)
 
 
 def test_shards(folder: Path, run: Run, tmp_path: Path) -> None:
