@@ -56,6 +56,7 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     (["search", *ROWS, "--space", "learning_rat=[1e-3]"], ["learning_rat", "Did you mean 'learning_rate'?"]),
     (["search", *ROWS, "--space", "epochs=[0]"], ["trial 0", "train.epochs 0", "expected a whole number above 0"]),
     (["search", *ROWS, "--space", "kd.weight=[0.5]"], ["nothing to search"]),
+    (["search", "rows.csv", "--student", "svm"], ["nothing to search", "classifier.C=[0.1, 1]"]),
     (["search", *ROWS, "--space", "kd.weight=[0.5]", "--dry-run"], ["nothing to search"]),
     (["search", *ROWS, *RATES, "--trials", "-1"], ["search.trials", "-1"]),
     (["search", *ROWS, *RATES, "--search-seed", "-1"], ["search.seed", "-1"]),

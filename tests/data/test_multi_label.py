@@ -64,6 +64,15 @@ def test_a_separator_that_no_value_has_is_a_warning(tmp_path: Path) -> None:
     assert words not in " ".join(load(DataTable(source=joined, label_separator=";")).report.notes)
 
 
+def test_rows_without_a_label_next_to_joined_ones_may_be_label_sets(tmp_path: Path) -> None:
+    joined = table(tmp_path, {"label": [";".join(one) for one in SETS]}, ".csv")
+    with pytest.raises(UserError, match=r"12 of 60 rows have no label.* 'a;b' are several.*--set multi_label=true"):
+        load(DataTable(source=joined))
+    single = table(tmp_path, {"label": ["".join(one[:1]) for one in SETS]}, ".csv")
+    with pytest.raises(UserError, match=r"12 of 60 rows have no label.*--unlabeled\.$"):
+        load(DataTable(source=single))
+
+
 def test_splits_have_every_label_and_the_report_counts_labels(tmp_path: Path) -> None:
     dataset = load(DataTable(source=table(tmp_path, {"label": SETS}), multi_label=True))
     assert all(dataset.truth(rows).any(0).all() for rows in dataset.split.values())

@@ -8,7 +8,7 @@ import re
 import shlex
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -104,6 +104,7 @@ def labels_of(
         raise UserError(
             f"{table.name}: {len(missing):,} of {plural(len(values), 'row')} {have} no label in column {column!r}: "
             f"{rows_in(table, missing)}. Label them, or move them to a separate file and name it with --unlabeled."
+            f"{_sets_hint([_label(value) for value in values if not is_missing(value)])}"
         )
     spelt = {(type(value), value) for value in values}
     cache = {key: clean_label(_label(key[1])) for key in spelt}
@@ -233,19 +234,37 @@ def _multi_label_error(
         listing = f"or, if each of these is a class of its own, list all {len(labels):,} of them in data.labels."
     return UserError(
         f"{table.name}, {table.row(row)}: the label (column {column!r}) is {value!r:.60}: several labels for one text{joined} "
-        "(multi-label data), but a row must have one label. If a text may have several, set data.multi_label. Otherwise "
+        "(multi-label data), but a row must have one label. If a text may have several, set data.multi_label (--set "
+        "multi_label=true). Otherwise "
         f"keep one label per row, train one classifier per label, {listing}"
     )
+
+
+def _sets_in(labels: Sequence[str]) -> Iterator[tuple[str, Collection[str]]]:
+    """Yield each separator by which labels of several rows are joined, with these labels."""
+    counts = Counter(labels)
+    for separator in "|;,":
+        several = _joined_labels(counts, separator)
+        if sum(counts[label] for label in several) >= max(2, 0.01 * len(labels)):
+            yield separator, several
+
+
+def _sets_hint(labels: Sequence[str]) -> str:
+    """Return what else rows without a label may be, if other rows have several joined labels; else empty."""
+    for _, several in _sets_in(labels):
+        joined = next(label for label in labels if label in several)
+        return (
+            f" Or, if labels such as {joined!r:.60} are several, of which a row may have none: --set multi_label=true"
+        )
+    return ""
 
 
 def check_classes(table: Table, column: str, labels: Sequence[str], notes: list[str] | None = None) -> None:
     """Raise UserError for joined labels (multi-label data), a single class, or nearly as many labels as rows."""
     counts = Counter(labels)
-    for separator in "|;,":
-        several = _joined_labels(counts, separator)
-        if sum(counts[label] for label in several) >= max(2, 0.01 * len(labels)):
-            row = next(row for row, label in enumerate(labels, 1) if label in several)
-            raise _multi_label_error(table, column, row, labels[row - 1], separator, counts)
+    for separator, several in _sets_in(labels):
+        row = next(row for row, label in enumerate(labels, 1) if label in several)
+        raise _multi_label_error(table, column, row, labels[row - 1], separator, counts)
     for separator in "/+&":
         several = _joined_labels(counts, separator, alone=True)
         if several and notes is not None:

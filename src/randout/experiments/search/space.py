@@ -18,6 +18,7 @@ from pydantic import Field
 
 from randout.core.config import Config, Table, assignment_of, overlay
 from randout.core.errors import UserError, nearest
+from randout.models.sources import CLASSIFIER_NAMES
 
 Settings = dict[str, Any]  # "kd.weight" -> 0.4
 Space = dict[str, Any]  # "kd.weight" -> list of values, or (for the sampler "tpe") {low, high, log}
@@ -78,9 +79,18 @@ def space_of(table: SearchTable, config: Config, methods: Mapping[str, Any]) -> 
         space[name] = _checked(key, values, table.sampler)
     if not asked:
         raise UserError(
-            'search.space: empty, so there is nothing to search. Add settings, e.g. --space "kd.weight=[0.2, 0.4]"'
+            f"search.space: empty, so there is nothing to search. Add settings, e.g. --space {_example(config)}"
         )
     return space, absent
+
+
+def _example(config: Config) -> str:
+    """Return a setting that this recipe has, with values."""
+    if config.student.model == "svm":
+        return '"classifier.C=[0.1, 1]"'
+    if config.student.model in CLASSIFIER_NAMES:
+        return '"classifier.NAME=[...]"'
+    return '"kd.weight=[0.2, 0.4]"' if "kd" in config.methods else '"learning_rate=[3e-5, 1e-4]"'
 
 
 def full_name(key: str, methods: Mapping[str, Any]) -> str:
