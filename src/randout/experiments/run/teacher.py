@@ -95,10 +95,11 @@ def _outputs_of(
     seen = f" (the teacher was trained on {taught:,} of these {plural(len(held), 'row')})" if taught else ""
     metric = "accuracy" if limits is None else SAMPLE_F1
     options.show.say(f"teacher {source.label}: validation {metric_name(metric)} {validation[metric]:.2%}{seen}")
-    if isinstance(teacher, Plan) and not crossed and not {"unlabeled", "views"} & dataset.split.keys():
-        learned = dataset.split["train"][dataset.labels[dataset.split["train"]] >= 0]
+    learned = dataset.split["train"][dataset.labels[dataset.split["train"]] >= 0]
+    in_sample = isinstance(teacher, Plan) and not crossed and not {"unlabeled", "views"} & dataset.split.keys()
+    if in_sample and len(learned) <= FEW_ROWS:
         made = score(dataset.truth(learned), spread[learned].numpy(), dataset.id2label, thresholds=limits)
-        if hint := memorized(made[metric], validation[metric], len(learned)):
+        if hint := memorized(made[metric], validation[metric]):
             options.show.say(hint)
     live = None
     if any(method.teacher == "model" for method in plan.methods) and teacher is plan.teachers[0]:
@@ -109,12 +110,12 @@ def _outputs_of(
     return TeacherOutputs(source.label, spread, validation, live=live, about=about, again=again, thresholds=limits)
 
 
-def memorized(learned: float, held: float, rows: int) -> str:
+def memorized(learned: float, held: float) -> str:
     """Return a hint for a teacher that knows its training rows by heart; empty for others.
 
     learned, held: its score on these rows and on validation rows.
     """
-    if rows > FEW_ROWS or learned - held < MEMORIZED:
+    if learned - held < MEMORIZED:
         return ""
     return (
         f"hint: on the training rows the teacher has {learned:.1%}, so its soft labels there say little more than the labels do. "
