@@ -90,7 +90,7 @@ def _example(config: Config) -> str:
         return '"classifier.C=[0.1, 1]"'
     if config.student.model in CLASSIFIER_NAMES:
         return '"classifier.NAME=[...]"'
-    return '"kd.weight=[0.2, 0.4]"' if "kd" in config.methods else '"learning_rate=[3e-5, 1e-4]"'
+    return '"learning_rate=[3e-5, 1e-4]"'
 
 
 def full_name(key: str, methods: Mapping[str, Any]) -> str:
