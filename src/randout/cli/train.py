@@ -279,13 +279,11 @@ def _estimate(plan: Plan) -> list[str]:
 
 
 def _introduce(config: Config, dataset: Dataset, show: Show) -> None:
-    from randout.data.dataset import describe
+    from randout.data.dataset import introduce
     from randout.models.sources import CLASSIFIER_NAMES
 
     weights = "" if config.student.model in CLASSIFIER_NAMES else " and --set ce.class_weights=balanced"
-    for line in describe(dataset):
-        show.say(line)
-    dataset.report.warn(show)
+    introduce(dataset, show)
     if config.train.metric == "accuracy" and dataset.report.imbalance > 3 and dataset.sets is None:
         held_out = [counts for name, counts in dataset.report.class_counts.items() if name in ("validation", "test")]
         scored = all(all(counts.values()) for counts in held_out)  # macro F1 counts a class without rows as 0

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from randout.core.config import Config, DataTable
+from randout.core.console import Show
 from randout.core.errors import UserError
 from randout.core.label_sets import JOINED, LabelSets, members_of
 from randout.core.wording import WARNING, plural, verb
@@ -64,6 +65,7 @@ __all__ = [
     "appended",
     "data_identity",
     "describe",
+    "introduce",
     "load",
     "load_evaluation",
     "open_evaluation",
@@ -501,6 +503,13 @@ def describe(dataset: Dataset) -> list[str]:
     head = [f"data        {dataset.name}: {n:,} labelled rows, {kinds}", f"columns     {used}"]
     about = [f"about       {dataset.about}"] * bool(dataset.about)
     return head[:1] + about + head[1:] + dataset.report.lines()
+
+
+def introduce(dataset: Dataset, show: Show) -> None:
+    """Show a summary of a dataset and the warnings about it."""
+    for line in describe(dataset):
+        show.say(line)
+    dataset.report.warn(show)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 from randout.baselines import BAGS, Labelled
 from randout.core.config import Config, TrainTable
 from randout.core.errors import UserError
-from randout.data.dataset import Dataset, load
+from randout.data.dataset import Dataset, introduce, load
 from randout.data.stratify import grouped_folds
 from randout.reporting import page
 from randout.reporting.label_issues import chapter
@@ -64,7 +64,7 @@ def find_label_issues(config: Config, folds: int, options: Options) -> LabelIssu
     if config.data.folds or config.data.train_folds:
         raise UserError("data.folds, data.train_folds: all rows are divided into folds here; leave them out")
     dataset = load(config.data)
-    dataset.report.warn(options.show)
+    introduce(dataset, options.show)
     student = config.student.model
     rows, logits = _by_runs(config, dataset, folds, options) if student else _by_bag_of_words(dataset, folds, options)
     if dataset.sets is not None:

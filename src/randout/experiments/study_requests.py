@@ -16,7 +16,7 @@ from randout.core.console import Show
 from randout.core.errors import UserError, did_you_mean
 from randout.core.files import joined_name
 from randout.core.wording import plural
-from randout.data.dataset import Datasets, load
+from randout.data.dataset import Datasets, introduce, load
 from randout.experiments.run.already_trained import check_student, find_models
 from randout.experiments.run.options import Options, Stopped
 from randout.experiments.run.run_request import Request, recipe_tables
@@ -87,7 +87,7 @@ def _build_search(request: Request, table: Mapping[str, Any], options: Options) 
     check_space(made)
     check_student(made.config)
     dataset = load(made.config.data)
-    dataset.report.warn(options.show)
+    introduce(dataset, options.show)
     find_models(made.config)
     return made, dataset
 
@@ -127,7 +127,7 @@ def _build_shrink(request: Request, given: Mapping[str, Any], options: Options) 
     for config in configs:
         check_student(config)
     dataset = load(made.config.data)
-    dataset.report.warn(options.show)
+    introduce(dataset, options.show)
     for config in configs:
         find_models(config)
     return made, dataset
@@ -231,7 +231,7 @@ def execute(study: Study, out: Path | None, options: Options) -> StudyFolder[Com
 
 
 def _read(study: Study, show: Show) -> Datasets:
-    """Read the data of the first cell, before PyTorch is loaded; shows warnings about it.
+    """Read the data of the first cell, before PyTorch is loaded; shows a summary of it and warnings.
 
     Raises UserError, also for models that are not found.
     """
@@ -245,14 +245,14 @@ def _read(study: Study, show: Show) -> Datasets:
                 f"data.{name}: no arm learns from a teacher, so this has no effect. Leave it out, or name an arm such as kd and "
                 "a teacher"
             )
-    datasets.read(configs[0]).report.warn(show)
+    introduce(datasets.read(configs[0]), show)
     for config in configs:
         find_models(config)
     return datasets
 
 
 def planned(study: Study, out: Path | None, show: Show) -> list[str]:
-    """Check a study and return the lines of its plan. show: for warnings about the data. Raises UserError."""
+    """Check a study and return the lines of its plan. show: for the data and warnings about it. Raises UserError."""
     datasets = _read(study, show)
     from randout.experiments.study.comparison import check_arms
 

@@ -569,6 +569,7 @@ def test_the_command(run, tiny_model, toy_csv, tmp_path):
     code, out, err = run(*words, "--dry-run")
     assert code == 0, err
     assert out.splitlines()[-1] == "2 of 3 cells; compared after 100.0% of a training"
+    assert "90 labelled rows, 3 classes" in err
     assert not (tmp_path / "s").exists()
     code, out, err = run(*words, "--dry-run", "--halving", 2, "--budget", 0.8)
     assert out.splitlines()[-1] == "2 of 3 cells; compared after 60.0%, 100.0% of a training", err

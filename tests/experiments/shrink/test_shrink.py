@@ -154,6 +154,7 @@ def test_the_plan_names_the_runs(
 ) -> None:
     code, out, error = command(*words, "--dry-run")
     assert code == 0, error
+    assert "labelled rows, 3 classes" in error
     planned = dict(line.split(": ") for line in out.splitlines()[:2])
     made = {cell.arm: ladder.run(cell).path.name for cell in ladder.record.cells}
     assert planned == {arm: name.rpartition("-")[0] for arm, name in made.items()}
