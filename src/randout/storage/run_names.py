@@ -12,12 +12,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from randout.core.errors import UserError
+from randout.core.wording import plural
 
 if TYPE_CHECKING:
     from .run_record import RunRecord
 
 LONGEST = 60  # maximum characters of a user-given name
-STUDENT, LAYERS, SEED = "student", "student.layers", "train.seed"
+STUDENT, LAYERS, SEED, CORRECTED = "student", "student.layers", "train.seed", "corrected"
 RUN_ENDING = re.compile(r"-s-?\d+-[0-9a-f]{8}$")  # seed and fingerprint, in the folder name of a run
 
 
@@ -131,6 +132,7 @@ def _settings(record: RunRecord, student: str) -> dict[str, Any]:
     found: dict[str, Any] = {
         "data": shown.data or None,
         "fold": shown.fold or None,
+        CORRECTED: record.data_report.corrected if record.data_report else None,
         "split": digest[:8] if digest and not shown.fold else None,
         STUDENT: student or None,
         LAYERS: identity.student.layers,
@@ -149,6 +151,8 @@ def _setting_text(key: str, value: Any, by_count: bool) -> str:
         if not value:
             return "all layers"
         return f"{len(value)} layer{'s' * (len(value) > 1)}" if by_count else f"layers {'+'.join(map(str, value))}"
+    if key == CORRECTED:
+        return plural(value, "corrected label") if value else "labels as given"
     if key in ("data", "fold", STUDENT):
         return str(value)
     return f"{key.removeprefix('student.').removeprefix('train.')} {plain(value)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import tomllib
@@ -518,8 +519,26 @@ def test_runs_that_cannot_be_compared_are_refused(finished, made, base, tmp_path
     other = trained(base, tmp_path, "plain", 1, data={"source": str(toy_csv(90, 5))})
     split = trained(base, tmp_path, "plain", 1, data=base["data"] | {"split_seed": 3})
     for path in (other, split):
-        with pytest.raises(UserError, match="its data or test rows differ from those of"):
+        with pytest.raises(UserError, match="its test rows, or their labels, differ from those of"):
             compare_finished([kd[0], path], "", made())
+
+
+def test_runs_with_corrected_labels_are_compared_where_the_test_labels_are_the_same(finished, made, base, tmp_path):
+    plain = runs_of(finished, "plain")[0]
+
+    def corrected(split: str) -> Path:
+        """A run with one corrected label of a split; row ids count the rows of the table."""
+        row = plain.split[split][0]
+        rows = list(csv.DictReader(Path(base["data"]["source"]).read_text().splitlines()))
+        label = rows[int(row) - 1]["label"]
+        table = tmp_path / f"{split}.csv"
+        table.write_text(f"row,corrected_label\n{row},{'money' if label == 'health' else 'health'}\n")
+        return trained(base, tmp_path / split, "plain", 1, data=base["data"] | {"corrections": str(table)})
+
+    found = compare_finished([plain.path, corrected("train")], "", made())
+    assert found.arms == ["ce, labels as given", "ce, 1 corrected label"]
+    with pytest.raises(UserError, match="its test rows, or their labels, differ"):
+        compare_finished([plain.path, corrected("test")], "", made())
 
 
 def test_broken_and_half_written_runs_are_refused(copied, made):

@@ -27,7 +27,7 @@ def compare_finished(paths: Sequence[Path], baseline: str, study: Study, selecte
 
     baseline: a run's folder or its arm's name; empty: `default_baseline`, as for a report. study: gives metric and margin.
     selected: use the metric that all runs were selected by, if it has intervals, instead of the study's. Raises UserError
-    for runs on different data or rows, and if the arms do not have the same seeds.
+    for runs on different test rows, and if the arms do not have the same seeds.
     """
     runs = [_finished(path) for path in paths]
     if selected:
@@ -92,14 +92,17 @@ def _finished(path: Path) -> RunFolder:
 
 
 def _arms(runs: Sequence[RunFolder]) -> dict[str, dict[int, RunFolder]]:
-    """Group runs: arm, named by what differs -> seed -> run. Raises UserError for different data or a repeated seed."""
+    """Group runs: arm, named by what differs -> seed -> run. Raises UserError for different test rows or a repeated seed."""
     arms: dict[str, dict[int, RunFolder]] = {}
     for run in runs:
         if not _same_rows(run, runs[0]):
-            raise UserError(f"{run.path}: its data or test rows differ from those of {runs[0].path}")
+            raise UserError(f"{run.path}: its test rows, or their labels, differ from those of {runs[0].path}")
         identity = run.record.identity
         train = {name: value for name, value in identity.train.as_json().items() if name != "seed"}
-        key = json.dumps([identity.student.as_json(), identity.methods, train, teacher_key(run)], sort_keys=True)
+        labelled = run.record.labelled_data
+        key = json.dumps(
+            [identity.student.as_json(), identity.methods, train, teacher_key(run), labelled], sort_keys=True
+        )
         seed = identity.train.seed
         if seed in arms.setdefault(key, {}):
             raise UserError(f"{run.path}: has the same settings and seed as {arms[key][seed].path}. Leave one out")
@@ -109,15 +112,12 @@ def _arms(runs: Sequence[RunFolder]) -> dict[str, dict[int, RunFolder]]:
 
 
 def _same_rows(one: RunFolder, other: RunFolder) -> bool:
-    """Return whether two runs have the same data file, classes and test rows."""
-    first, second = one.record.identity, other.record.identity
-    same = first.data.labels == second.data.labels and first.split.get("test") == second.split.get("test")
-    labelled = [run.record.labelled_data for run in (one, other)]
-    if all(labelled):
-        return same and labelled[0] == labelled[1]
-    if "unlabeled" in first.split or "unlabeled" in second.split:  # the digest also covers unlabelled texts
-        return same
-    return same and first.data.sha256 == second.data.sha256
+    """Return whether two runs have the same classes and the same test rows with the same labels."""
+    first, second = one.record, other.record
+    same = first.identity.data.labels == second.identity.data.labels
+    if first.rows and second.rows:
+        return same and first.rows.get("test") == second.rows.get("test")
+    return same and first.data == second.data and first.identity.split.get("test") == second.identity.split.get("test")
 
 
 def teacher_key(run: RunFolder) -> list[object]:
