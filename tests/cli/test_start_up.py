@@ -26,6 +26,12 @@ CALLS = [  # words of a command line, its exit code, and what it prints
     (["train", "table.csv", "--set", "epoch=3"], 2, "Did you mean 'epochs'"),
     (["train", "table.csv", "--set", "randout.token=3"], 2, "Did you mean 'tokens'"),
     (["train", "table.csv", "--sed", "3"], 2, "No such option: --sed"),
+    (
+        ["train", "table.csv", "--teacher", "a", "--teacher", "b"],
+        2,
+        "--teacher: given twice; `randout train` takes it once",
+    ),
+    (["compare", "table.csv", "--out", "a", "-o", "b"], 2, "--out: given twice; `randout compare` takes it once"),
     (["train", "empty.csv"], 2, "the file is empty"),
     (["train", "no-file.csv"], 2, "no such file"),
     (["train", "table.csv", "--text-column", "txt"], 2, "no column 'txt'"),

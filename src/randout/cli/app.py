@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup, TyperOption
 
 from randout.core import terminal
 from randout.core.console import Show, complain, no_second_copy, print_always
@@ -52,7 +53,26 @@ if TYPE_CHECKING:
     from randout.data.dataset import LabelledFile
     from randout.experiments.run.batch_prediction import LabelledText
 
+
+class _Commands(TyperGroup):
+    """All commands; an option that takes one value and is given twice is an error."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command, and check its options."""
+        found = name, command, rest = super().resolve_command(ctx, args)
+        assert command is not None
+        try:
+            _, _, given = command.make_parser(type(ctx)(command, parent=ctx)).parse_args(list(rest))
+        except Exception:  # any other mistake is reported when the command itself parses its arguments
+            return found
+        for option in given:
+            if isinstance(option, TyperOption) and not (option.multiple or option.is_flag) and given.count(option) > 1:
+                raise UserError(f"{max(option.opts, key=len)}: given twice; `randout {name}` takes it once")
+        return found
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
