@@ -30,7 +30,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from common import tiny_data, tiny_model
 from methods import WARM_UP, seconds, sorted_rows
-from randout.cli.tools import seconds_of
+from randout.cli.options import seconds_of
 from randout.core import config
 from randout.core.console import Show
 from randout.data.dataset import load

@@ -11,7 +11,7 @@ import typer
 from randout.core import terminal
 from randout.core.console import Show, complain
 
-from .tools import AsJson, Encoding, LabelColumn, PrefixColumn, Quiet, TextColumn, TextPair
+from .options import AsJson, Encoding, LabelColumn, PrefixColumn, Quiet, TextColumn, TextPair
 
 app = typer.Typer(rich_markup_mode=None)
 

@@ -24,29 +24,21 @@ from randout.experiments.run.options import Stopped
 from . import (
     annotate,
     export,
+    first_steps,
     label_issues,
     methods,
     push,
     report,
     reproduce,
+    runs,
     search,
     shards,
     shrink,
     studies,
-    tools,
     train,
 )
-from .tools import (
-    Abstain,
-    AsJson,
-    Device,
-    Encoding,
-    Form,
-    LabelColumn,
-    Quiet,
-    TextColumn,
-    TextPair,
-)
+from .options import Abstain, AsJson, Device, Encoding, Form, LabelColumn, Quiet, TextColumn, TextPair, plugin_words
+from .output import reason_of
 
 if TYPE_CHECKING:
     from randout.core.label_sets import Label
@@ -109,7 +101,8 @@ app.add_typer(search.app)
 app.add_typer(methods.app)
 app.add_typer(studies.app)
 app.add_typer(shrink.app)
-app.add_typer(tools.app)
+app.add_typer(first_steps.app)
+app.add_typer(runs.app, name="runs", short_help="List, show and remove runs.")
 app.add_typer(report.app)
 app.add_typer(export.app)
 app.add_typer(push.app)
@@ -394,6 +387,6 @@ def _run() -> int:
 
 
 def _stopped(stop: Stopped) -> int:
-    command = f"randout train --resume {shell_path(stop.run.path)}{tools.plugin_words()}"
-    complain(f"{tools.reason_of(stop)}; checkpoint saved. Resume with: {command}")
+    command = f"randout train --resume {shell_path(stop.run.path)}{plugin_words()}"
+    complain(f"{reason_of(stop)}; checkpoint saved. Resume with: {command}")
     return terminal.EXIT_CODES.get(stop.why, 0)

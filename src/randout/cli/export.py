@@ -11,7 +11,8 @@ from randout.core import terminal
 from randout.core.console import Show
 from randout.core.files import shell_path
 
-from .tools import AsJson, Quiet, example_input, print_table
+from .options import AsJson, Quiet
+from .output import example_input, print_table
 
 app = typer.Typer(rich_markup_mode=None)
 

@@ -14,8 +14,7 @@ from randout.core.files import shell_path
 from randout.core.wording import plural
 from randout.experiments.run.options import Options, Stopped
 
-from . import tools
-from .tools import (
+from .options import (
     AsJson,
     Encoding,
     Group,
@@ -35,6 +34,7 @@ from .tools import (
     named,
     requested,
 )
+from .output import stopped
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -96,7 +96,7 @@ def label_issues(
     try:
         found = find_label_issues(config, folds, Options(runs=runs, show=show))
     except Stopped as stop:
-        tools.stopped(stop, runs)
+        stopped(stop, runs)
         return
     written = write_label_issues(found, out, formats)
     weak = [words] if (words := weak_words(found)) else []

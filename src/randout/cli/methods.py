@@ -9,7 +9,7 @@ import typer
 
 from randout.core.errors import UserError, nearest
 
-from .tools import AsJson, Plugins
+from .options import AsJson, Plugins
 
 app = typer.Typer(rich_markup_mode=None)
 

@@ -12,7 +12,7 @@ from randout.core.console import Show
 from randout.core.files import shell_path
 from randout.core.wording import plural
 
-from .tools import AsJson, Quiet
+from .options import AsJson, Quiet
 
 app = typer.Typer(rich_markup_mode=None)
 

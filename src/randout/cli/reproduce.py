@@ -11,8 +11,8 @@ import typer
 
 from randout.core.console import Show
 
-from .search import Cluster, JobGpus, Jobs, JobThreads, Limit, options_of
-from .tools import AsJson, Quiet, RunsFolder, Sets, stopped
+from .options import AsJson, Cluster, JobGpus, Jobs, JobThreads, Limit, Quiet, RunsFolder, Sets, options_of
+from .output import stopped
 
 app = typer.Typer(rich_markup_mode=None)
 

@@ -1,22 +1,30 @@
-"""The command `search`, and the options shared by commands that train several runs."""
+"""The command `search`."""
 
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from randout.core.console import Show
-from randout.core.errors import Failure, UserError
+from randout.core.errors import Failure
 
-from .tools import (
+from .options import (
+    AcceptChanges,
     AsJson,
+    Cluster,
+    Dry,
     Encoding,
     Group,
+    Halving,
+    JobGpus,
+    Jobs,
+    JobThreads,
     LabelColumn,
+    Limit,
+    Out,
     Plugins,
     PrefixColumn,
     Preset,
@@ -25,101 +33,33 @@ from .tools import (
     ReportToOption,
     RunsFolder,
     Sets,
+    SpaceOption,
     SplitColumn,
+    Student,
+    Teacher,
     Test,
     TextColumn,
     TextPair,
+    Trials,
     Unlabeled,
     Validation,
     data_settings,
-    flag,
-    named,
+    options_of,
     requested,
-    seconds_of,
-    stopped,
+    space_table,
+    tables_of,
 )
+from .output import stopped
 
 app = typer.Typer(rich_markup_mode=None)
 
 Data = Annotated[str, typer.Argument(help="a table of texts and labels, or a named dataset", metavar="[DATA]")]
-Student = Annotated[str | None, typer.Option(help="encoder: hub name, folder or alias")]
-Teacher = Annotated[str | None, typer.Option(help="a run, a classifier or an encoder; none: no distillation")]
-Out = Annotated[Path | None, typer.Option("-o", "--out", help="folder of the study (default: studies/NAME)")]
-Limit = Annotated[str | None, typer.Option(help="save and stop after this time, such as 2h or 90m")]
-Dry = Annotated[bool, typer.Option("--dry-run", help="list the planned runs and exit")]
-SpaceOption = Annotated[
-    list[str] | None,
-    typer.Option("--space", metavar="KEY=[VALUES]", help="setting and values, or a preset: paper, figures"),
-]
-Trials = Annotated[int | None, typer.Option(help="number of grid cells to try (default: all)")]
 Sampler = Annotated[str | None, typer.Option(help="grid or tpe (needs optuna)")]
-Halving = Annotated[int | None, typer.Option(help="successive halving: keep one in this many trials at each rung")]
 HalvingBudget = Annotated[
     float | None,
     typer.Option("--budget", help="halving: steps as a share of training all cells in full, such as 0.15"),
 ]
-Jobs = Annotated[int, typer.Option(help="runs at once, each in a process of its own")]
-JobThreads = Annotated[
-    int | None,
-    typer.Option(help="CPU threads of each run (default: the cores divided by --jobs; results depend on it)"),
-]
-Cluster = Annotated[
-    str | None,
-    typer.Option(metavar="ADDRESS", help="run on a Ray cluster: HOST:PORT, auto (the one of this machine) or local"),
-]
-JobGpus = Annotated[
-    float | None, typer.Option(help="with --cluster: GPUs of each run, such as 0.5 (default: as it needs)")
-]
-AcceptChanges = Annotated[bool, typer.Option("--accept-changes", help="resume on another machine or version")]
 Keep = Annotated[str | None, typer.Option(help="weights to keep: best, all or none")]
-
-
-def tables_of(data: str, student: str | None, teacher: str | None, more: dict[str, Any]) -> dict[str, Any]:
-    """Recipe tables for the data, student and teacher options that are given. more: further settings of the data."""
-    return named({"data": {"source": data} | more, "student": {"model": student}, "teacher": {"model": teacher}})
-
-
-def options_of(
-    runs: Path,
-    time_limit: str | None,
-    show: Show,
-    accept_changes: bool = False,
-    jobs: int = 1,
-    job_threads: int | None = None,
-    cluster: str | None = None,
-    job_gpus: float | None = None,
-    report_to: str | None = None,
-) -> Any:
-    """Build the `Options` of a study from the command line; time_limit: such as `2h`. Raises UserError."""
-    from randout.experiments.run.options import Options, check_processes
-    from randout.trackers.report_to import trackers_of
-
-    check_processes(jobs, job_threads, cluster, job_gpus, flag)
-    deadline = time.monotonic() + seconds_of(time_limit) if time_limit else None
-    return Options(
-        runs,
-        accept_changes=accept_changes,
-        deadline=deadline,
-        jobs=jobs,
-        threads=job_threads,
-        cluster=cluster or "",
-        gpus=job_gpus,
-        show=show,
-        report_to=trackers_of(report_to),
-    )
-
-
-def space_table(space: list[str] | None) -> dict[str, Any] | None:
-    """Parse the values of `--space` for `study_requests.search_table`; None if there are none. Raises UserError."""
-    from randout.experiments.search.space import SPACES, parse_space
-
-    named = [text for text in space or [] if text in SPACES]
-    if len(named) > 1:
-        raise UserError(
-            f"--space {named[1]}: preset {named[0]} is given already; give one preset, and settings as KEY=[VALUES]"
-        )
-    preset = {"preset": named[0]} if named else {}
-    return preset | parse_space([text for text in space or [] if text not in SPACES]) if space else None
 
 
 @app.command()

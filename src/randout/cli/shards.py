@@ -14,9 +14,7 @@ from randout.core.terminal import EXIT_CODES, Told, to_json
 from randout.core.wording import plural
 from randout.experiments.run.options import Stopped
 
-from . import tools
-from .search import options_of
-from .tools import (
+from .options import (
     AsJson,
     Device,
     Form,
@@ -33,8 +31,10 @@ from .tools import (
     data_settings,
     flag,
     named,
+    options_of,
     requested,
 )
+from .output import reason_of, stopped
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -147,7 +147,7 @@ def _of_training(config: Any, teacher: str, runs: Path, show: Show) -> None:
     try:
         taught = pipeline.taught(plan, pipeline.Options(runs=runs, show=show))
     except pipeline.Stopped as stop:
-        tools.stopped(stop, stop.run.path)
+        stopped(stop, stop.run.path)
         return
     if taught is None:
         raise UserError(
@@ -194,7 +194,7 @@ def label(
     try:
         manifest = label_shards(ShardRequest(kind, model, inputs, out, **asked), options)
     except (KeyboardInterrupt, Stopped) as stop:
-        reason, why = (tools.reason_of(stop), stop.why) if isinstance(stop, Stopped) else ("Interrupted", "Ctrl-C")
+        reason, why = (reason_of(stop), stop.why) if isinstance(stop, Stopped) else ("Interrupted", "Ctrl-C")
         complain(f"{reason}; finished parts are kept. Run the same command again to resume")
         raise Told(EXIT_CODES.get(why, 0)) from None
     counts = {name: getattr(manifest, name) for name in ("rows", "labelled", "empty", "copies", "held_out")}

@@ -13,12 +13,19 @@ from randout.core.errors import Failure, UserError
 from randout.core.files import shell_path
 from randout.core.wording import plural
 
-from .search import AcceptChanges, Cluster, Dry, JobGpus, Jobs, JobThreads, Limit, Out, options_of, tables_of
-from .tools import (
+from .options import (
+    AcceptChanges,
     AsJson,
+    Cluster,
+    Dry,
     Encoding,
     Group,
+    JobGpus,
+    Jobs,
+    JobThreads,
     LabelColumn,
+    Limit,
+    Out,
     Plugins,
     PrefixColumn,
     Preset,
@@ -34,10 +41,11 @@ from .tools import (
     Unlabeled,
     Validation,
     data_settings,
-    example_input,
+    options_of,
     requested,
-    stopped,
+    tables_of,
 )
+from .output import example_input, stopped
 
 app = typer.Typer(rich_markup_mode=None)
 

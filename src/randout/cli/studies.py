@@ -14,28 +14,20 @@ from randout.core.console import Show
 from randout.core.errors import Failure, UserError
 from randout.core.wording import plural
 
-from .search import (
+from .options import (
     AcceptChanges,
+    AsJson,
     Cluster,
     Dry,
+    Encoding,
+    Group,
     Halving,
     JobGpus,
     Jobs,
     JobThreads,
+    LabelColumn,
     Limit,
     Out,
-    SpaceOption,
-    Student,
-    Teacher,
-    Trials,
-    options_of,
-    space_table,
-)
-from .tools import (
-    AsJson,
-    Encoding,
-    Group,
-    LabelColumn,
     Plugins,
     PrefixColumn,
     Preset,
@@ -44,17 +36,23 @@ from .tools import (
     ReportToOption,
     RunsFolder,
     Sets,
+    SpaceOption,
     SplitColumn,
+    Student,
+    Teacher,
     Test,
     TextColumn,
     TextPair,
+    Trials,
     Unlabeled,
     Validation,
     assignments,
     data_settings,
     flag,
-    stopped,
+    options_of,
+    space_table,
 )
+from .output import stopped
 
 if TYPE_CHECKING:
     from randout.storage.study_record import ComparisonRecord

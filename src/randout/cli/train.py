@@ -21,7 +21,7 @@ from randout.experiments.run.options import Options, Result, Stopped, finished
 from randout.storage.run_folder import check_run
 from randout.trackers.report_to import trackers_of
 
-from .tools import (
+from .options import (
     AsJson,
     Encoding,
     Group,
@@ -41,11 +41,11 @@ from .tools import (
     Unlabeled,
     Validation,
     data_settings,
-    example_input,
     named,
     requested,
     seconds_of,
 )
+from .output import example_input
 
 REFIT_NOTE = (
     "teacher to use this run as a teacher or in randout shrink, train it with --set refit=false: its refit learned from the "
