@@ -14,22 +14,13 @@ from randout.core.files import shell_path
 from randout.core.wording import plural
 from randout.experiments.run.options import Options, Stopped
 
+from .option_groups import Splits, grouped
 from .options import (
     AsJson,
-    Encoding,
-    Group,
-    LabelColumn,
-    PrefixColumn,
     Quiet,
     Recipe,
     RunsFolder,
     Sets,
-    SplitColumn,
-    Test,
-    TextColumn,
-    TextPair,
-    Validation,
-    data_settings,
     flag,
     named,
     requested,
@@ -40,6 +31,7 @@ app = typer.Typer(rich_markup_mode=None)
 
 
 @app.command("label-issues", short_help="Find rows whose labels are doubtful.")
+@grouped
 def label_issues(
     data: Annotated[
         str, typer.Argument(help="a table of texts and labels, a named dataset, or a dataset TOML file", metavar="DATA")
@@ -54,16 +46,9 @@ def label_issues(
     folds: Annotated[int, typer.Option(help="number of folds, of which each is examined by a model of the others")] = 5,
     recipe: Recipe = None,
     sets: Sets = None,
-    text_column: TextColumn = None,
-    text_pair: TextPair = None,
-    prefix_column: PrefixColumn = None,
-    label_column: LabelColumn = None,
-    group: Group = None,
-    split_column: SplitColumn = None,
-    validation: Validation = None,
-    test: Test = None,
+    *,
+    table: Splits,
     corrections: Annotated[str | None, typer.Option(help="table of labels that are corrected already")] = None,
-    encoding: Encoding = None,
     formats: Annotated[str, typer.Option(help="formats of the report, comma-separated")] = "html,md,csv",
     runs: RunsFolder = Path("runs"),
     as_json: AsJson = False,
@@ -75,19 +60,9 @@ def label_issues(
     """
     from randout.reporting.label_issues import issue_lines, weak_words
 
-    given = data_settings(
-        text_column=text_column,
-        text_pair=text_pair,
-        prefix_column=prefix_column,
-        label_column=label_column,
-        group=group,
-        split_column=split_column,
-        validation=validation,
-        test=test,
-        encoding=encoding,
-    )
-    table = given | {"source": data, "corrections": corrections}
-    settings = named({"data": table, "student": {"model": student}, "teacher": {"model": teacher}})
+    given = table.settings()
+    data_table = given | {"source": data, "corrections": corrections}
+    settings = named({"data": data_table, "student": {"model": student}, "teacher": {"model": teacher}})
     config = requested(settings, None, recipe, sets).config()
     from randout.experiments.label_issues import FILE, check_output, find_label_issues, write_label_issues
 

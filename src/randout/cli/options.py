@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from randout.core.console import Show
 from randout.core.errors import UserError
 from randout.core.files import shell_path
 
@@ -160,36 +158,6 @@ def seconds_of(text: str) -> float:
 def tables_of(data: str, student: str | None, teacher: str | None, more: dict[str, Any]) -> dict[str, Any]:
     """Recipe tables for the data, student and teacher options that are given. more: further settings of the data."""
     return named({"data": {"source": data} | more, "student": {"model": student}, "teacher": {"model": teacher}})
-
-
-def options_of(
-    runs: Path,
-    time_limit: str | None,
-    show: Show,
-    accept_changes: bool = False,
-    jobs: int = 1,
-    job_threads: int | None = None,
-    cluster: str | None = None,
-    job_gpus: float | None = None,
-    report_to: str | None = None,
-) -> Any:
-    """Build the `Options` of a study from the command line; time_limit: such as `2h`. Raises UserError."""
-    from randout.experiments.run.options import Options, check_processes
-    from randout.trackers.report_to import trackers_of
-
-    check_processes(jobs, job_threads, cluster, job_gpus, flag)
-    deadline = time.monotonic() + seconds_of(time_limit) if time_limit else None
-    return Options(
-        runs,
-        accept_changes=accept_changes,
-        deadline=deadline,
-        jobs=jobs,
-        threads=job_threads,
-        cluster=cluster or "",
-        gpus=job_gpus,
-        show=show,
-        report_to=trackers_of(report_to),
-    )
 
 
 def space_table(space: list[str] | None) -> dict[str, Any] | None:

@@ -11,7 +11,8 @@ import typer
 
 from randout.core.console import Show
 
-from .options import AsJson, Cluster, JobGpus, Jobs, JobThreads, Limit, Quiet, RunsFolder, Sets, options_of
+from .option_groups import study_options
+from .options import AsJson, Cluster, JobGpus, Jobs, JobThreads, Limit, Quiet, RunsFolder, Sets
 from .output import stopped
 
 app = typer.Typer(rich_markup_mode=None)
@@ -64,7 +65,7 @@ def reproduce(
             request,
             items,
             where,
-            options_of(runs, time_limit, show, jobs=jobs, job_threads=job_threads, cluster=cluster, job_gpus=job_gpus),
+            study_options(runs, show, time_limit, processes=(jobs, job_threads, cluster, job_gpus)),
         )
     except Stopped as stop:
         stopped(stop, where)

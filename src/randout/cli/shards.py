@@ -14,25 +14,20 @@ from randout.core.terminal import EXIT_CODES, Told, to_json
 from randout.core.wording import plural
 from randout.experiments.run.options import Stopped
 
+from .option_groups import RecipeOptions, grouped, study_options
 from .options import (
     AsJson,
     Device,
     Form,
     LabelColumn,
-    Plugins,
     PrefixColumn,
-    Preset,
     Quiet,
-    Recipe,
     RunsFolder,
-    Sets,
     TextColumn,
     TextPair,
     data_settings,
     flag,
     named,
-    options_of,
-    requested,
 )
 from .output import reason_of, stopped
 
@@ -57,6 +52,7 @@ JobGpus = Annotated[float | None, typer.Option(help="shards, with --cluster: GPU
 
 
 @app.command("soft-labels", short_help="Store the soft labels of a teacher or a model.")
+@grouped
 def soft_labels(
     data: Annotated[
         str, typer.Argument(help="labelled data; with -o: a run or a classifier folder", metavar="DATA|MODEL")
@@ -67,10 +63,8 @@ def soft_labels(
     teacher: Annotated[str | None, typer.Option(help="a run, a classifier or an encoder")] = None,
     out: Annotated[str | None, typer.Option("-o", "--out", help="folder or URL of labelled Parquet shards")] = None,
     student: Annotated[str | None, typer.Option(help="the student that will learn from it")] = None,
-    preset: Preset = None,
-    recipe: Recipe = None,
-    sets: Sets = None,
-    plugin: Plugins = None,
+    *,
+    recipe: RecipeOptions,
     text_column: TextColumn = None,
     text_pair: TextPair = None,
     prefix_column: PrefixColumn = None,
@@ -124,7 +118,7 @@ def soft_labels(
     )
     settings = named({"data": table, "student": {"model": student}})
     settings |= {"teacher": {"model": teacher}, "output": {"test": False}}
-    _of_training(requested(settings, preset, recipe, sets).config(), teacher, runs, Show(quiet))
+    _of_training(recipe.request(settings).config(), teacher, runs, Show(quiet))
 
 
 def _of_training(config: Any, teacher: str, runs: Path, show: Show) -> None:
@@ -187,7 +181,7 @@ def label(
     """
     from randout.models.sources import check_there
 
-    options = options_of(Path("runs"), None, Show(quiet or as_json), False, *processes)
+    options = study_options(Path("runs"), Show(quiet or as_json), processes=processes)
     check_there(model)
     from randout.experiments.shards.label_shards import ShardRequest, label_shards
 

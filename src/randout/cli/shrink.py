@@ -3,46 +3,17 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from randout.core.console import Show
 from randout.core.errors import Failure, UserError
 from randout.core.files import shell_path
 from randout.core.wording import plural
 
+from .option_groups import RecipeOptions, StudyOptions, Tables, grouped
 from .options import (
-    AcceptChanges,
-    AsJson,
-    Cluster,
-    Dry,
-    Encoding,
-    Group,
-    JobGpus,
-    Jobs,
-    JobThreads,
-    LabelColumn,
-    Limit,
     Out,
-    Plugins,
-    PrefixColumn,
-    Preset,
-    Quiet,
-    Recipe,
-    ReportToOption,
-    RunsFolder,
-    Sets,
-    SplitColumn,
-    Test,
-    TextColumn,
-    TextPair,
-    Unlabeled,
-    Validation,
-    data_settings,
-    options_of,
-    requested,
     tables_of,
 )
 from .output import example_input, stopped
@@ -51,6 +22,7 @@ app = typer.Typer(rich_markup_mode=None)
 
 
 @app.command()
+@grouped
 def shrink(
     data: Annotated[str, typer.Argument(help="a table of texts and labels, or a named dataset", metavar="DATA")] = "",
     teacher: Annotated[
@@ -90,31 +62,10 @@ def shrink(
     measure_again: Annotated[
         bool, typer.Option("--measure-again", help="measure all forms again, such as on a quiet machine")
     ] = False,
-    text_column: TextColumn = None,
-    text_pair: TextPair = None,
-    prefix_column: PrefixColumn = None,
-    label_column: LabelColumn = None,
-    group: Group = None,
-    split_column: SplitColumn = None,
-    validation: Validation = None,
-    test: Test = None,
-    unlabeled: Unlabeled = None,
-    encoding: Encoding = None,
-    preset: Preset = None,
-    recipe: Recipe = None,
-    sets: Sets = None,
-    plugin: Plugins = None,
-    time_limit: Limit = None,
-    accept_changes: AcceptChanges = False,
-    jobs: Jobs = 1,
-    job_threads: JobThreads = None,
-    cluster: Cluster = None,
-    job_gpus: JobGpus = None,
-    dry_run: Dry = False,
-    runs: RunsFolder = Path("runs"),
-    report_to: ReportToOption = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    *,
+    table: Tables,
+    recipe: RecipeOptions,
+    work: StudyOptions,
 ) -> None:
     """Find the smallest model that is not worse than a teacher. Trains several sizes, measures each form on this machine.
 
@@ -123,22 +74,8 @@ def shrink(
     from randout.experiments import study_requests
 
     names = student or []
-    more = data_settings(
-        text_column=text_column,
-        text_pair=text_pair,
-        prefix_column=prefix_column,
-        label_column=label_column,
-        group=group,
-        split_column=split_column,
-        validation=validation,
-        test=test,
-        unlabeled=unlabeled,
-        encoding=encoding,
-    )
-    request = requested(tables_of(data, names[0] if names else None, teacher, more), preset, recipe, sets)
-    options = options_of(
-        runs, time_limit, Show(quiet or as_json), accept_changes, jobs, job_threads, cluster, job_gpus, report_to
-    )
+    request = recipe.request(tables_of(data, names[0] if names else None, teacher, table.settings()))
+    options = work.options()
     given: dict[str, Any] = {
         "students": tuple(names) or None,
         "layers": None if layers is None else numbers(layers),
@@ -151,7 +88,7 @@ def shrink(
         "rounds": rounds,
         "open": open_test,
     }
-    if dry_run:
+    if work.dry_run:
         print("\n".join(study_requests.planned_shrink(request, given, options)))
         return
     try:
@@ -163,7 +100,7 @@ def shrink(
     from randout.reporting.shrink import lines
 
     record = folder.record
-    if as_json:
+    if work.as_json:
         print(json.dumps(record.as_json(), indent=1))
     else:
         print("\n".join(lines(record)))

@@ -14,42 +14,17 @@ from randout.core.console import Show
 from randout.core.errors import Failure, UserError
 from randout.core.wording import plural
 
+from .option_groups import Columns, RecipeOptions, StudyOptions, Tables, grouped
 from .options import (
-    AcceptChanges,
-    AsJson,
-    Cluster,
-    Dry,
-    Encoding,
-    Group,
     Halving,
-    JobGpus,
-    Jobs,
-    JobThreads,
-    LabelColumn,
-    Limit,
     Out,
-    Plugins,
-    PrefixColumn,
-    Preset,
-    Quiet,
-    Recipe,
-    ReportToOption,
-    RunsFolder,
-    Sets,
     SpaceOption,
-    SplitColumn,
     Student,
     Teacher,
-    Test,
-    TextColumn,
-    TextPair,
     Trials,
     Unlabeled,
-    Validation,
     assignments,
-    data_settings,
     flag,
-    options_of,
     space_table,
 )
 from .output import stopped
@@ -75,6 +50,7 @@ Baseline = Annotated[str | None, typer.Option(help="arm (or run) that the others
 
 
 @app.command()
+@grouped
 def compare(
     what: Annotated[
         list[str] | None,
@@ -92,59 +68,26 @@ def compare(
     margin: Margin = None,
     student: Student = None,
     teacher: Teacher = None,
-    text_column: TextColumn = None,
-    text_pair: TextPair = None,
-    prefix_column: PrefixColumn = None,
-    label_column: LabelColumn = None,
-    group: Group = None,
-    split_column: SplitColumn = None,
-    validation: Validation = None,
-    test: Test = None,
-    unlabeled: Unlabeled = None,
-    encoding: Encoding = None,
-    preset: Preset = None,
-    recipe: Recipe = None,
-    sets: Sets = None,
-    plugin: Plugins = None,
+    *,
+    table: Tables,
+    recipe: RecipeOptions,
     space: SpaceOption = None,
     trials: Trials = None,
     halving: Halving = None,
-    time_limit: Limit = None,
-    accept_changes: AcceptChanges = False,
-    jobs: Jobs = 1,
-    job_threads: JobThreads = None,
-    cluster: Cluster = None,
-    job_gpus: JobGpus = None,
     allow_leaks: AllowLeaks = False,
-    dry_run: Dry = False,
-    runs: RunsFolder = Path("runs"),
-    report_to: ReportToOption = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    work: StudyOptions,
 ) -> None:
     """Compare recipes across seeds, or finished runs. Equal budgets, paired statistics."""
     from randout.experiments import study_requests
 
     inputs = what or []
-    more = data_settings(
-        text_column=text_column,
-        text_pair=text_pair,
-        prefix_column=prefix_column,
-        label_column=label_column,
-        group=group,
-        split_column=split_column,
-        validation=validation,
-        test=test,
-        unlabeled=unlabeled,
-        encoding=encoding,
-    )
-    shared: dict[str, Any] = {"student": student, "teacher": teacher, "preset": preset, "recipe": recipe}
+    shared: dict[str, Any] = {"student": student, "teacher": teacher, "preset": recipe.preset, "recipe": recipe.recipe}
     comparison: dict[str, Any] = {"baseline": baseline, "metric": metric, "margin": margin, "allow_leaks": allow_leaks}
     request = study_requests.Asked(
         **shared,
-        data=more,
+        data=table.settings(),
         **comparison,
-        settings=assignments(sets) or None,
+        settings=assignments(recipe.sets) or None,
         arms=_comma_separated(arms),
         methods=_comma_separated(methods),
         drop_one=drop_one,
@@ -155,21 +98,14 @@ def compare(
         spelt=flag,
     )
     if study_requests.are_runs(inputs):
-        _print(study_requests.finished(inputs, request, dry_run=dry_run, out=out), as_json, Show())
+        _print(study_requests.finished(inputs, request, dry_run=work.dry_run, out=out), work.as_json, Show())
         return
     study = study_requests.comparison(inputs[0] if inputs else "", request, out)
-    _carry_out(
-        study,
-        out,
-        dry_run,
-        as_json,
-        options_of(
-            runs, time_limit, Show(quiet or as_json), accept_changes, jobs, job_threads, cluster, job_gpus, report_to
-        ),
-    )
+    _carry_out(study, out, work)
 
 
 @app.command()
+@grouped
 def cv(
     data: Annotated[
         str, typer.Argument(help="a table of texts and labels, a named dataset, or a study file (TOML)", metavar="DATA")
@@ -187,52 +123,26 @@ def cv(
     margin: Margin = None,
     student: Student = None,
     teacher: Teacher = None,
-    text_column: TextColumn = None,
-    text_pair: TextPair = None,
-    prefix_column: PrefixColumn = None,
-    label_column: LabelColumn = None,
-    group: Group = None,
+    *,
+    table: Columns,
     unlabeled: Unlabeled = None,
-    encoding: Encoding = None,
-    preset: Preset = None,
-    recipe: Recipe = None,
-    sets: Sets = None,
-    plugin: Plugins = None,
+    recipe: RecipeOptions,
     space: SpaceOption = None,
     trials: Trials = None,
     halving: Halving = None,
-    time_limit: Limit = None,
-    accept_changes: AcceptChanges = False,
-    jobs: Jobs = 1,
-    job_threads: JobThreads = None,
-    cluster: Cluster = None,
-    job_gpus: JobGpus = None,
     allow_leaks: AllowLeaks = False,
-    dry_run: Dry = False,
-    runs: RunsFolder = Path("runs"),
-    report_to: ReportToOption = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    work: StudyOptions,
 ) -> None:
     """Cross-validate recipes, with a teacher for each fold. Grouped folds, Nadeau and Bengio's interval."""
     from randout.experiments import study_requests
 
-    more = data_settings(
-        text_column=text_column,
-        text_pair=text_pair,
-        prefix_column=prefix_column,
-        label_column=label_column,
-        group=group,
-        unlabeled=unlabeled,
-        encoding=encoding,
-    )
-    shared: dict[str, Any] = {"student": student, "teacher": teacher, "preset": preset, "recipe": recipe}
+    shared: dict[str, Any] = {"student": student, "teacher": teacher, "preset": recipe.preset, "recipe": recipe.recipe}
     comparison: dict[str, Any] = {"baseline": baseline, "metric": metric, "margin": margin, "allow_leaks": allow_leaks}
     request = study_requests.Asked(
         **shared,
-        data=more,
+        data=table.settings(unlabeled=unlabeled),
         **comparison,
-        settings=assignments(sets) or None,
+        settings=assignments(recipe.sets) or None,
         arms=_comma_separated(arms),
         folds=folds,
         repeats=repeats,
@@ -243,15 +153,7 @@ def cv(
         spelt=flag,
     )
     study = study_requests.cross_validation(data, request, out)
-    _carry_out(
-        study,
-        out,
-        dry_run,
-        as_json,
-        options_of(
-            runs, time_limit, Show(quiet or as_json), accept_changes, jobs, job_threads, cluster, job_gpus, report_to
-        ),
-    )
+    _carry_out(study, out, work)
 
 
 def _comma_separated(text: str | None) -> list[str] | None:
@@ -271,10 +173,11 @@ def _seeds(text: str) -> list[int]:
     return numbers
 
 
-def _carry_out(study: Any, out: Path | None, dry_run: bool, as_json: bool, options: Any) -> None:
+def _carry_out(study: Any, out: Path | None, work: StudyOptions) -> None:
     from randout.experiments import study_requests
 
-    if dry_run:
+    options = work.options()
+    if work.dry_run:
         print("\n".join(study_requests.planned(study, out, options.show)))
         return
     try:
@@ -282,7 +185,7 @@ def _carry_out(study: Any, out: Path | None, dry_run: bool, as_json: bool, optio
     except study_requests.StudyStopped as stop:
         stopped(stop, stop.where)
         return
-    _print(folder.record, as_json, options.show)
+    _print(folder.record, work.as_json, options.show)
     failed = folder.record.cells_in("failed")
     if failed:
         raise Failure(f"{folder.path}: {plural(len(failed), 'run')} failed; run the same command again to retry")

@@ -21,28 +21,13 @@ from randout.experiments.run.options import Options, Result, Stopped, finished
 from randout.storage.run_folder import check_run
 from randout.trackers.report_to import trackers_of
 
+from .option_groups import RecipeOptions, Tables, grouped
 from .options import (
     AsJson,
-    Encoding,
-    Group,
-    LabelColumn,
-    Plugins,
-    PrefixColumn,
-    Preset,
     Quiet,
-    Recipe,
     ReportToOption,
     RunsFolder,
-    Sets,
-    SplitColumn,
-    Test,
-    TextColumn,
-    TextPair,
-    Unlabeled,
-    Validation,
-    data_settings,
     named,
-    requested,
     seconds_of,
 )
 from .output import example_input
@@ -59,6 +44,7 @@ if TYPE_CHECKING:
     from randout.training.processes import Processes
 
 
+@grouped
 def train(
     data: Annotated[
         str,
@@ -76,20 +62,10 @@ def train(
         str | None,
         typer.Option(help="a run, a classifier, an encoder, or a file of soft labels; none: no distillation"),
     ] = None,
-    preset: Preset = None,
-    recipe: Recipe = None,
-    sets: Sets = None,
-    plugin: Plugins = None,
-    text_column: TextColumn = None,
-    text_pair: TextPair = None,
-    prefix_column: PrefixColumn = None,
-    label_column: LabelColumn = None,
-    group: Group = None,
+    *,
+    recipe: RecipeOptions,
+    table: Tables,
     split: Annotated[str | None, typer.Option(help="how to split the data: auto or paper")] = None,
-    split_column: SplitColumn = None,
-    validation: Validation = None,
-    test: Test = None,
-    unlabeled: Unlabeled = None,
     corrections: Annotated[
         str | None, typer.Option(help="table of corrected labels, as `randout label-issues` writes it")
     ] = None,
@@ -99,7 +75,6 @@ def train(
     id_column: Annotated[
         str | None, typer.Option(help="column by which soft labels from a file are joined (default: exact text)")
     ] = None,
-    encoding: Encoding = None,
     teacher_labels: Annotated[
         str | None, typer.Option(help="the teacher's labels in output order, comma-separated")
     ] = None,
@@ -126,25 +101,16 @@ def train(
     """Train a student, evaluate it and save the model. A teacher that is a pretrained encoder is fine-tuned first."""
     from randout.storage.run_names import checked_name
 
-    table = {"source": data} | data_settings(
-        text_column=text_column,
-        text_pair=text_pair,
-        prefix_column=prefix_column,
-        label_column=label_column,
-        group=group,
-        split_column=split_column,
-        validation=validation,
-        test=test,
-        unlabeled=unlabeled,
-        encoding=encoding,
-        split=split,
-        id_column=id_column,
-        views=views,
-        corrections=corrections,
+    data_table = {"source": data} | table.settings(
+        split=split, id_column=id_column, views=views, corrections=corrections
     )
     teacher_table = {"model": teacher, "labels": teacher_labels.split(",") if teacher_labels else None}
     output = {"test": False if no_test else None, "keep_texts": keep_texts or None, "allow_leaks": allow_leaks or None}
-    tables: dict[str, dict[str, Any]] = {"data": table, "student": {"model": student}, "teacher": teacher_table}
+    tables: dict[str, dict[str, Any]] = {
+        "data": {"source": data} | data_table,
+        "student": {"model": student},
+        "teacher": teacher_table,
+    }
     settings = named(tables | {"train": {"seed": seed, "device": device}, "output": output})
     if out is not None:
         check_folder_name(out)
@@ -159,10 +125,10 @@ def train(
         report_to=trackers_of(report_to),
     )
     if resume is None:
-        request = requested(settings, preset, recipe, sets)
+        request = recipe.request(settings)
         work = Work(request.config(), request.required, options)
     else:
-        if settings or preset or recipe or sets or out:
+        if settings or recipe.preset or recipe.recipe or recipe.sets or out:
             raise UserError("--resume: a run resumes with its own settings; remove the other options")
         work = _resumed(resume, options)
     launch = launched()
