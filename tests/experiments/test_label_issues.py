@@ -141,6 +141,7 @@ def test_what_is_refused(toy_csv: Callable[..., Path], run: Run, tmp_path: Path)
     table = toy_csv(120, 0)
     assert "expected 2 or more" in run("label-issues", table, "--folds", 1)[2]
     assert "leave them out" in run("label-issues", table, "--set", "data.folds=5", "--set", "data.fold=1")[2]
+    assert "all rows are examined here" in run("label-issues", table, "--set", "data.sample=60")[2]
     code, _, error = run("label-issues", table, "--folds", 100)
     assert code == 2
     assert "cannot be divided into 100 folds" in error

@@ -63,6 +63,8 @@ def find_label_issues(config: Config, folds: int, options: Options) -> LabelIssu
         raise UserError(f"--folds {folds}: expected {LEAST_FOLDS} or more")
     if config.data.folds or config.data.train_folds:
         raise UserError("data.folds, data.train_folds: all rows are divided into folds here; leave them out")
+    if config.data.sample:
+        raise UserError(f"data.sample = {config.data.sample}: all rows are examined here; leave it out")
     dataset = load(config.data)
     dataset.report.warn(options.show)
     student = config.student.model
