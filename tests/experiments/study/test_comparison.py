@@ -245,6 +245,31 @@ def test_another_study_or_changed_data_at_the_same_place_are_refused(made, copie
         go(one, tmp_path / "t")
 
 
+@pytest.mark.parametrize("what", ["unlabelled texts", "soft labels"])
+def test_what_only_a_later_arm_learns_from_must_not_change(what, made, base, tmp_path):
+    rows = load(base["data"]["source"])
+    file = tmp_path / "file.csv"
+    if what == "soft labels":
+        names = list(rows.id2label.values())
+        lines = [f"{text},{','.join(['0.2'] * (len(names) - 1))},0.6\n" for text in rows.texts]
+        file.write_text(f"text,{','.join(f'prob_{name}' for name in names)}\n" + "".join(lines))
+        own = {"teacher": {"model": str(file)}}
+    else:
+        file.write_text("text\na doctor and a nurse\n")
+        own = {"data": base["data"] | {"unlabeled": str(file)}}
+    study = made(base=base | own)
+
+    def opened() -> None:
+        options = Options(runs=tmp_path / "runs", show=Show(quiet=True))
+        comparison.open_comparison(study, tmp_path / "s", options, comparison.Datasets())
+
+    opened()
+    opened()
+    file.write_text(file.read_text().replace("0.6\n", "0.5\n").replace("doctor and", "doctor or"))
+    with pytest.raises(UserError, match="the unlabelled texts or the soft labels changed since"):
+        opened()
+
+
 def test_a_failed_run_is_kept_said_and_tried_again(made, copied, finished, monkeypatch, capsys):
     before = study_folder.read_record(copied)
     (cell,) = (cell for cell in before.record.cells if (cell.arm, cell.unit[-1]) == ("kd", "1"))

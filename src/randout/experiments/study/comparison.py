@@ -15,7 +15,9 @@ from randout.core.errors import Failure, UserError
 from randout.core.files import joined_name
 from randout.core.wording import plural
 from randout.data.dataset import Dataset, Datasets
+from randout.data.tables import sha256_of
 from randout.experiments.run import leaks, planning
+from randout.experiments.run.imported_teacher import check_imported
 from randout.experiments.run.plan import Plan
 from randout.experiments.run.student import Options, Stopped, begin_training, check_methods, stand_in, student_of
 from randout.experiments.run.thresholds import metric_of_targets
@@ -92,6 +94,8 @@ def open_comparison(
         tuning=None,
         result=None,
     )
+    if further := _further_data(study, first, datasets):
+        fresh.data.further = further
     if plugins := plugins_of(_cell_config(study, arm, units(study)[0], {}) for arm in study.arms):
         fresh.plugins = plugins
 
@@ -106,6 +110,17 @@ def open_comparison(
         check_threads(folder, options, any(cell.state != "finished" for cell in record.cells))
 
     return study, open_study(path, asked, fresh, ("seeds", "repeats", "about"), _completed, begin)
+
+
+def _further_data(study: Study, first: Dataset, datasets: Datasets) -> str:
+    """Return `StudyData.further` of a study. first: the data of its first arm."""
+    found = set()
+    for arm in study.arms:
+        config = _cell_config(study, arm, units(study)[0], {})
+        dataset = datasets.read(config)
+        found |= {dataset.sha256, *check_imported(config, dataset)}
+    further = sorted(found - {first.sha256})
+    return sha256_of("\n".join(further).encode()) if further else ""
 
 
 def _completed(was: dict[str, Any]) -> dict[str, Any]:
