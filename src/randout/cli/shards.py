@@ -19,7 +19,9 @@ from .search import options_of
 from .tools import (
     AsJson,
     Device,
+    Encoding,
     Form,
+    Group,
     LabelColumn,
     Plugins,
     PrefixColumn,
@@ -28,8 +30,11 @@ from .tools import (
     Recipe,
     RunsFolder,
     Sets,
+    SplitColumn,
+    Test,
     TextColumn,
     TextPair,
+    Validation,
     data_settings,
     flag,
     named,
@@ -75,7 +80,12 @@ def soft_labels(
     text_pair: TextPair = None,
     prefix_column: PrefixColumn = None,
     label_column: LabelColumn = None,
+    group: Group = None,
+    split_column: SplitColumn = None,
+    validation: Validation = None,
+    test: Test = None,
     unlabeled: Annotated[str | None, typer.Option(help="file of unlabelled texts")] = None,
+    encoding: Encoding = None,
     runs: RunsFolder = Path("runs"),
     device: Device = "auto",
     form: Form = "",
@@ -95,6 +105,9 @@ def soft_labels(
     `train` with the same data and teacher reuses the first; the second are for any number of texts.
     """
     only = {"id_column": id_column, "deduplicate": deduplicate, "held_out": held_out, "work": work}
+    columns = {"text_column": text_column, "text_pair": text_pair}
+    own = {"label_column": label_column, "group": group, "split_column": split_column, "validation": validation}
+    own |= {"test": test, "unlabeled": unlabeled, "encoding": encoding}
     if out:
         if not inputs:
             raise UserError(
@@ -106,7 +119,10 @@ def soft_labels(
             raise UserError(
                 "soft-labels: with -o the model reads the fields of its training; leave --prefix-column out"
             )
-        asked = {"device": device, "form": form, "text_column": text_column, "text_pair": text_pair}
+        recipes = {"student": student, "preset": preset, "recipe": recipe, "set": sets}
+        if unused := [flag(name) for name, value in (recipes | own).items() if value]:
+            raise UserError(f"soft-labels: {unused[0]} is for a training with --teacher; with -o, leave it out")
+        asked = {"device": device, "form": form} | columns
         processes = (jobs, job_threads, cluster, job_gpus)
         label("soft-labels", data, inputs, out, asked | only, processes, as_json=as_json, quiet=quiet)
         return
@@ -115,19 +131,16 @@ def soft_labels(
     check_unused(only, jobs, job_threads, cluster, job_gpus)
     if not teacher:
         raise UserError("soft-labels: needs --teacher, or -o to label Parquet shards")
-    table = {"source": data} | data_settings(
-        text_column=text_column,
-        text_pair=text_pair,
-        prefix_column=prefix_column,
-        label_column=label_column,
-        unlabeled=unlabeled,
-    )
+    if form:
+        raise UserError("soft-labels: --form is of an export, which labels Parquet shards (-o); leave it out")
+    table = {"source": data} | data_settings(**columns, prefix_column=prefix_column, **own)
     settings = named({"data": table, "student": {"model": student}})
     settings |= {"teacher": {"model": teacher}, "output": {"test": False}}
-    _of_training(requested(settings, preset, recipe, sets).config(), teacher, runs, Show(quiet))
+    settings |= {} if device == "auto" else {"train": {"device": device}}
+    _of_training(requested(settings, preset, recipe, sets).config(), teacher, runs, Show(quiet or as_json), as_json)
 
 
-def _of_training(config: Any, teacher: str, runs: Path, show: Show) -> None:
+def _of_training(config: Any, teacher: str, runs: Path, show: Show, as_json: bool) -> None:
     """Compute and store the soft labels that a training will use."""
     from randout.data.dataset import load
     from randout.experiments.run.already_trained import check_student, find_models
@@ -153,9 +166,15 @@ def _of_training(config: Any, teacher: str, runs: Path, show: Show) -> None:
         raise UserError(
             "soft-labels: no method of this recipe learns from a teacher; choose another --preset or --recipe"
         )
-    print(
-        f"{taught.name}: validation accuracy {taught.validation['accuracy']:.2%}, logits saved in {runs / 'soft-labels'}"
-    )
+    from randout.stats.diagnostics import metric_name
+    from randout.stats.label_set_scores import SAMPLE_F1
+
+    metric = "accuracy" if taught.thresholds is None else SAMPLE_F1
+    value, folder = taught.validation[metric], runs / "soft-labels"
+    if as_json:
+        print(to_json({"teacher": taught.name, metric: value, "written": str(folder)}))
+        return
+    print(f"{taught.name}: validation {metric_name(metric)} {value:.2%}, logits saved in {folder}")
 
 
 def check_unused(only: Mapping[str, Any], *processes: Any) -> None:
