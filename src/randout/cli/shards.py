@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -40,6 +40,9 @@ from .tools import (
     named,
     requested,
 )
+
+if TYPE_CHECKING:
+    from randout.experiments.run.run_request import Request
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -137,11 +140,12 @@ def soft_labels(
     settings = named({"data": table, "student": {"model": student}})
     settings |= {"teacher": {"model": teacher}, "output": {"test": False}}
     settings |= {} if device == "auto" else {"train": {"device": device}}
-    _of_training(requested(settings, preset, recipe, sets).config(), teacher, runs, Show(quiet or as_json), as_json)
+    _of_training(requested(settings, preset, recipe, sets), teacher, runs, Show(quiet or as_json), as_json)
 
 
-def _of_training(config: Any, teacher: str, runs: Path, show: Show, as_json: bool) -> None:
+def _of_training(request: Request, teacher: str, runs: Path, show: Show, as_json: bool) -> None:
     """Compute and store the soft labels that a training will use."""
+    config = request.config()
     from randout.data.dataset import load
     from randout.experiments.run.already_trained import check_student, find_models
     from randout.experiments.run.imported_teacher import is_soft_label_file
@@ -156,7 +160,7 @@ def _of_training(config: Any, teacher: str, runs: Path, show: Show, as_json: boo
         )
     from randout.experiments.run import pipeline, planning  # imports PyTorch
 
-    plan = planning.make(config, dataset, required=config.methods)
+    plan = planning.make(config, dataset, required=request.required)
     try:
         taught = pipeline.taught(plan, pipeline.Options(runs=runs, show=show))
     except pipeline.Stopped as stop:
