@@ -27,6 +27,7 @@ from randout.storage import study_folder
 from randout.storage.run_folder import RunFolder
 from randout.testing.models import build
 from support import training
+from support.label_sets import write_label_sets
 from support.tables import load
 
 training.torch.set_num_threads(1)
@@ -268,6 +269,19 @@ def test_what_only_a_later_arm_learns_from_must_not_change(what, made, base, tmp
     file.write_text(file.read_text().replace("0.6\n", "0.5\n").replace("doctor and", "doctor or"))
     with pytest.raises(UserError, match="the unlabelled texts or the soft labels changed since"):
         opened()
+
+
+def test_a_preset_leaves_out_what_does_not_suit_the_data_and_a_named_method_is_refused(made, base, tmp_path):
+    data = {"source": str(write_label_sets(tmp_path / "sets.csv", 90)), "multi_label": True}
+    sets = base | {"data": data}
+    one = made(base=sets, arms={"plain": {"preset": "plain"}, "auto": {"preset": "auto"}})
+    _, notes = comparison.check_arms(one, comparison.Datasets())
+    assert any(note.startswith("auto: methods: contrastive left out: not supported for multi-label") for note in notes)
+    named = made(
+        base=sets, arms={"plain": {"preset": "plain"}, "own": {"preset": "kd", "methods": {"contrastive": {}}}}
+    )
+    with pytest.raises(UserError, match="own cannot run: contrastive left out: not supported for multi-label"):
+        comparison.check_arms(named, comparison.Datasets())
 
 
 def test_a_failed_run_is_kept_said_and_tried_again(made, copied, finished, monkeypatch, capsys):
