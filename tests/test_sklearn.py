@@ -269,6 +269,8 @@ def test_mistakes_in_the_arguments_are_named(change: dict[str, Any], words: str)
 def test_settings_and_teachers_that_contradict_are_refused() -> None:
     with pytest.raises(UserError, match=r"settings: 'data\.labels' is set by `fit`"):
         bag(settings={"data.labels": ["a"]}).fit(TEXTS, NAMES)
+    with pytest.raises(UserError, match=r"settings: 'split_column' is set by `fit`"):
+        bag(settings={"split_column": "text"}).fit(TEXTS, NAMES)
     with pytest.raises(UserError, match="soft_labels take the place of a teacher"):
         RandoutClassifier("no-such-folder", teacher="big-encoder").fit(
             TEXTS, NAMES, soft_labels=np.full((48, 3), 1 / 3)

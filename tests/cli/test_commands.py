@@ -28,6 +28,7 @@ from randout.experiments.run import planning
 from randout.testing.models import toy_texts
 from support import folders, forked
 from support.folders import make_run
+from support.label_sets import write_label_sets
 
 SMALL = [
     "--set",
@@ -398,6 +399,15 @@ def test_soft_labels_ahead_of_time(run: Run, tiny_model: Any, toy_csv: Any) -> N
     assert code == 0
     assert "reused from" in errors
     assert "already trained" in errors  # the teacher
+
+
+def test_soft_labels_of_label_sets_by_the_default_preset(run: Run, tiny_model: Any, tmp_path: Path) -> None:
+    """Its methods that do not support label sets are left out, as in a training."""
+    data = write_label_sets(tmp_path / "sets.csv", 90)
+    models = ["--teacher", tiny_model("roberta"), "--student", tiny_model("bert"), "--set", "multi_label=true"]
+    code, out, error = run("soft-labels", data, *models, *SMALL, "--json")
+    assert code == 0, error
+    assert json.loads(out).keys() == {"teacher", "sample_f1", "written"}
 
 
 def test_data_changed_since_the_run(run: Run, tiny_model: Any, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from randout.data.composed_text import ComposedText
 from randout.data.dataset import load
 from randout.experiments.run.imported_teacher import SoftLabelFile, import_teacher
 from randout.experiments.run.saved_model import load_classifier
+from randout.exports import runtime
 from randout.methods.builtin import METHODS
 from randout.testing.models import toy_texts
 from support.tables import write_rows
@@ -171,6 +172,8 @@ def test_baselines_read_both_texts_in_one(place, data, student):
         folder = place / "svm-export"
         randout.export(run, folder)
         assert randout.load(folder).predict(some) == labels
+        empty = [some[0] | {"before": missing} for missing in (None, float("nan"), " ")]  # pandas writes NaN
+        assert runtime.Classifier(folder).inputs(empty) == ["", "", ""]
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])

@@ -123,10 +123,25 @@ def test_a_named_student_is_trained_for_each_fold(
     assert len(likely & right.keys()) / len(right) > 0.7
 
 
+def test_a_label_that_only_the_test_file_has_is_learned_in_the_folds(tmp_path: Path) -> None:
+    rows = [*zip(*toy_texts(180, 0), strict=True)]
+    for name, some in (("data", [row for row in rows if row[1] != "sport"]), ("test", rows[::2])):
+        with (tmp_path / f"{name}.csv").open("w", newline="", encoding="utf-8") as stream:
+            csv.writer(stream).writerows([("text", "label"), *some])
+    settings = {"classifier.min_df": 1, "data.test": str(tmp_path / "test.csv")}
+    found = randout.label_issues(
+        tmp_path / "data.csv", student="svm", folds=2, settings=settings, runs=tmp_path / "runs"
+    )
+    sport = sum(label == "sport" for _, label in rows[::2])
+    assert found.accuracy > 0.7
+    assert sum(one.label == "sport" for one in found.issues) < sport / 4
+
+
 def test_what_is_refused(toy_csv: Callable[..., Path], run: Run, tmp_path: Path) -> None:
     table = toy_csv(120, 0)
     assert "expected 2 or more" in run("label-issues", table, "--folds", 1)[2]
     assert "leave them out" in run("label-issues", table, "--set", "data.folds=5", "--set", "data.fold=1")[2]
+    assert "all rows are examined here" in run("label-issues", table, "--set", "data.sample=60")[2]
     code, _, error = run("label-issues", table, "--folds", 100)
     assert code == 2
     assert "cannot be divided into 100 folds" in error

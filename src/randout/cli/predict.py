@@ -19,7 +19,7 @@ from randout.core.files import shell_path
 from randout.core.wording import plural
 
 from . import shards
-from .options import Abstain, AsJson, Device, Encoding, Form, LabelColumn, Quiet, TextColumn, TextPair
+from .options import Abstain, AsJson, Device, Encoding, Form, LabelColumn, Quiet, TextColumn, TextPair, flag
 
 if TYPE_CHECKING:
     from randout.core.label_sets import Label
@@ -68,6 +68,10 @@ def evaluate(
     if probabilities and out is None:
         raise UserError("evaluate: --probabilities needs -o, the file to write them to")
     if file:
+        if split != "validation":
+            raise UserError(
+                f"evaluate: --split names one of the run's own splits, and all rows of {file} are scored. Leave one out"
+            )
         opened = _opened(run, file, (text_column, text_pair, label_column), encoding, out)
         from randout.experiments.run import (
             scoring,  # imports PyTorch, so mistakes in file and folders are reported first
@@ -89,11 +93,12 @@ def evaluate(
         )
         scores, id2label = scoring.score_file(request, show, opened)
     else:
-        for option, given in (("-o", out), ("--labels", labels), ("--encoding", encoding), ("--form", form)):
-            if given:
-                raise UserError(
-                    f"evaluate: {option} needs FILE; predictions for a run's own splits are in its folder `predictions`"
-                )
+        of_file = {"text_column": text_column, "text_pair": text_pair, "label_column": label_column}
+        of_file |= {"out": out, "labels": labels, "encoding": encoding, "form": form}
+        if unused := [flag(name) for name, given in of_file.items() if given]:
+            raise UserError(
+                f"evaluate: {unused[0]} needs FILE; predictions for a run's own splits are in its folder `predictions`"
+            )
         from randout.experiments.run.saved_model import check_own_split
 
         check_own_split(Path(run), split)
@@ -169,6 +174,8 @@ def predict(
     only = {"id_column": id_column, "deduplicate": deduplicate, "held_out": held_out, "work": work}
     processes = (jobs, job_threads, cluster, job_gpus)
     if out and texts and not file and names_shards(texts):
+        if encoding:
+            raise UserError("predict: --encoding is for tables of text; Parquet shards have none. Leave it out")
         asked = {"device": device, "form": form, "text_column": text_column, "probabilities": probabilities}
         asked |= {"abstain": abstain, "text_pair": text_pair}
         shards.label("predictions", model, texts, out, asked | only, processes, as_json=as_json, quiet=quiet)

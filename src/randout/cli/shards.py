@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,22 +14,12 @@ from randout.core.terminal import EXIT_CODES, Told, to_json
 from randout.core.wording import plural
 from randout.experiments.run.options import Stopped
 
-from .option_groups import RecipeOptions, grouped, study_options
-from .options import (
-    AsJson,
-    Device,
-    Form,
-    LabelColumn,
-    PrefixColumn,
-    Quiet,
-    RunsFolder,
-    TextColumn,
-    TextPair,
-    data_settings,
-    flag,
-    named,
-)
+from .option_groups import RecipeOptions, Tables, grouped, study_options
+from .options import AsJson, Device, Form, Quiet, RunsFolder, flag, named
 from .output import reason_of, stopped
+
+if TYPE_CHECKING:
+    from randout.experiments.run.run_request import Request
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -65,11 +55,7 @@ def soft_labels(
     student: Annotated[str | None, typer.Option(help="the student that will learn from it")] = None,
     *,
     recipe: RecipeOptions,
-    text_column: TextColumn = None,
-    text_pair: TextPair = None,
-    prefix_column: PrefixColumn = None,
-    label_column: LabelColumn = None,
-    unlabeled: Annotated[str | None, typer.Option(help="file of unlabelled texts")] = None,
+    table: Tables,
     runs: RunsFolder = Path("runs"),
     device: Device = "auto",
     form: Form = "",
@@ -96,11 +82,17 @@ def soft_labels(
             )
         if teacher:
             raise UserError("soft-labels: with -o the model comes first, without --teacher")
-        if prefix_column:
+        if table.prefix_column:
             raise UserError(
                 "soft-labels: with -o the model reads the fields of its training; leave --prefix-column out"
             )
-        asked = {"device": device, "form": form, "text_column": text_column, "text_pair": text_pair}
+        columns = {"text_column": table.text_column, "text_pair": table.text_pair}
+        others = {"student": student, "preset": recipe.preset, "recipe": recipe.recipe, "set": recipe.sets} | vars(
+            table
+        )
+        if unused := [flag(name) for name, value in others.items() if value and name not in columns]:
+            raise UserError(f"soft-labels: {unused[0]} is for a training with --teacher; with -o, leave it out")
+        asked = {"device": device, "form": form} | columns
         processes = (jobs, job_threads, cluster, job_gpus)
         label("soft-labels", data, inputs, out, asked | only, processes, as_json=as_json, quiet=quiet)
         return
@@ -109,20 +101,17 @@ def soft_labels(
     check_unused(only, jobs, job_threads, cluster, job_gpus)
     if not teacher:
         raise UserError("soft-labels: needs --teacher, or -o to label Parquet shards")
-    table = {"source": data} | data_settings(
-        text_column=text_column,
-        text_pair=text_pair,
-        prefix_column=prefix_column,
-        label_column=label_column,
-        unlabeled=unlabeled,
-    )
-    settings = named({"data": table, "student": {"model": student}})
+    if form:
+        raise UserError("soft-labels: --form is of an export, which labels Parquet shards (-o); leave it out")
+    settings = named({"data": {"source": data} | table.settings(), "student": {"model": student}})
     settings |= {"teacher": {"model": teacher}, "output": {"test": False}}
-    _of_training(recipe.request(settings).config(), teacher, runs, Show(quiet))
+    settings |= {} if device == "auto" else {"train": {"device": device}}
+    _of_training(recipe.request(settings), teacher, runs, Show(quiet or as_json), as_json)
 
 
-def _of_training(config: Any, teacher: str, runs: Path, show: Show) -> None:
+def _of_training(request: Request, teacher: str, runs: Path, show: Show, as_json: bool) -> None:
     """Compute and store the soft labels that a training will use."""
+    config = request.config()
     from randout.data.dataset import load
     from randout.experiments.run.already_trained import check_student, find_models
     from randout.experiments.run.imported_teacher import is_soft_label_file
@@ -137,7 +126,7 @@ def _of_training(config: Any, teacher: str, runs: Path, show: Show) -> None:
         )
     from randout.experiments.run import pipeline, planning  # imports PyTorch
 
-    plan = planning.make(config, dataset, required=config.methods)
+    plan = planning.make(config, dataset, required=request.required)
     try:
         taught = pipeline.taught(plan, pipeline.Options(runs=runs, show=show))
     except pipeline.Stopped as stop:
@@ -147,9 +136,15 @@ def _of_training(config: Any, teacher: str, runs: Path, show: Show) -> None:
         raise UserError(
             "soft-labels: no method of this recipe learns from a teacher; choose another --preset or --recipe"
         )
-    print(
-        f"{taught.name}: validation accuracy {taught.validation['accuracy']:.2%}, logits saved in {runs / 'soft-labels'}"
-    )
+    from randout.stats.diagnostics import metric_name
+    from randout.stats.label_set_scores import SAMPLE_F1
+
+    metric = "accuracy" if taught.thresholds is None else SAMPLE_F1
+    value, folder = taught.validation[metric], runs / "soft-labels"
+    if as_json:
+        print(to_json({"teacher": taught.name, metric: value, "written": str(folder)}))
+        return
+    print(f"{taught.name}: validation {metric_name(metric)} {value:.2%}, logits saved in {folder}")
 
 
 def check_unused(only: Mapping[str, Any], *processes: Any) -> None:

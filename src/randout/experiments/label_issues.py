@@ -63,6 +63,8 @@ def find_label_issues(config: Config, folds: int, options: Options) -> LabelIssu
         raise UserError(f"--folds {folds}: expected {LEAST_FOLDS} or more")
     if config.data.folds or config.data.train_folds:
         raise UserError("data.folds, data.train_folds: all rows are divided into folds here; leave them out")
+    if config.data.sample:
+        raise UserError(f"data.sample = {config.data.sample}: all rows are examined here; leave it out")
     dataset = load(config.data)
     introduce(dataset, options.show)
     student = config.student.model
@@ -98,7 +100,6 @@ def _by_runs(config: Config, dataset: Dataset, folds: int, options: Options) -> 
     from .run import pipeline, planning  # imports PyTorch
 
     place = {row_id: at for at, row_id in enumerate(dataset.row_ids)}
-    learned = list(dataset.id2label.values()) if dataset.sets is None else dataset.names
     rows: list[int] = []
     logits: list[np.ndarray] = []
     for fold in range(1, folds + 1):
@@ -108,12 +109,10 @@ def _by_runs(config: Config, dataset: Dataset, folds: int, options: Options) -> 
         options.show.say(f"fold {fold} of {folds}")
         run: RunFolder = pipeline.execute(plan, replace(options, name="")).run
         found = read_predictions(run.predictions("test"), run.labels)
-        order = [run.labels.index(name) for name in learned]  # each fold has all classes
+        order = [run.labels.index(name) for name in dataset.names]  # in folds, every label has training rows
         rows += [place[row_id] for row_id in found.rows]
         logits.append(found.logits[:, order])
-    made = np.concatenate(logits)
-    unseen = np.full((len(made), len(dataset.names) - len(learned)), made.min() - 100)  # no run learns these classes
-    return np.array(rows, dtype=np.int64), np.hstack([made, unseen])
+    return np.array(rows, dtype=np.int64), np.concatenate(logits)
 
 
 def _assess(dataset: Dataset, rows: np.ndarray, logits: np.ndarray, model: str, folds: int) -> LabelIssues:

@@ -111,7 +111,7 @@ class Classifier:
             if missing := [name for name in (*texts, *fields) if name not in row]:
                 raise ValueError(f"row {number}: no column {missing[0]!r}; found {', '.join(map(str, row))}")
             before = "".join(_field(name, row[name]) for name in fields)
-            parts = ["" if row[name] is None or not str(row[name]).strip() else str(row[name]) for name in texts]
+            parts = ["" if _missing(row[name]) else str(row[name]) for name in texts]
             parts = [before + parts[0], *parts[1:]] if all(parts) else [""]
             found.append((parts[0], parts[1]) if len(parts) == 2 else parts[0])
         return found
@@ -411,9 +411,14 @@ def in_words(text: Text) -> str:
     return text if isinstance(text, str) else SEPARATOR.join(text)
 
 
+def _missing(value: Any) -> bool:
+    """Return whether a cell has no value: None, NaN, or white space."""
+    return value is None or value != value or not str(value).strip()
+
+
 def _field(name: str, value: Any) -> str:
     """Return a field as it is put before a text; "" for a missing value."""
-    if value is None or value != value or not str(value).strip():
+    if _missing(value):
         return ""
     value = int(value) if isinstance(value, float) and value.is_integer() else value
     return f"{name}: {' '.join(str(value).split())} | "

@@ -40,10 +40,9 @@ def weak_words(found: SetIssues) -> str:
     if not reasons:
         return ""
     each = [f"{', '.join(names[:8])}{', ...' * (len(names) > 8)} ({why})" for why, names in reasons.items()]
-    return (
-        f"{plural(sum(map(len, reasons.values())), 'label')} not examined: {'; '.join(each)}. Name a student that can learn "
-        "them (--student), or add rows"
-    )
+    weak = any(one.not_examined and one.explained is not None for one in found.labels)  # not only rare labels
+    todo = "Name a student that can learn them (--student), or add rows" if weak else "Add rows, or use fewer --folds"
+    return f"{plural(sum(map(len, reasons.values())), 'label')} not examined: {'; '.join(each)}. {todo}"
 
 
 def issue_lines(found: SetIssues) -> list[str]:

@@ -140,6 +140,11 @@ def open_study(
             _refuse_changes(path, asked, filled, may_change)
             if record.data.sha256 != fresh.data.sha256:
                 raise UserError(f"{path}: the data changed since this study was started. Name another folder with -o")
+            if record.data.further and record.data.further != fresh.data.further:  # earlier versions did not record it
+                raise UserError(
+                    f"{path}: the unlabelled texts or the soft labels changed since this study was started. Name another "
+                    "folder with -o"
+                )
             _refuse_other_plugins(path, record.plugins, fresh.plugins)
             folder = StudyFolder(path, _of_kind(record, fresh, path))
         else:

@@ -20,11 +20,15 @@ def _take_over(mine: Record, theirs: Record) -> None:
 
 
 class StudyData(Record):
-    """The data of a study. sha256: of all data read; labelled_sha256: without unlabelled texts."""
+    """The data of a study. sha256: of all data that its first arm reads; labelled_sha256: without unlabelled texts.
+
+    further: digest of what only other arms read, such as unlabelled texts, and of files of soft labels; "" if there is nothing.
+    """
 
     name: str = ""
     sha256: str
     labelled_sha256: str = ""
+    further: str = ""
 
 
 class StudyRecord(Record):

@@ -24,6 +24,7 @@ from randout.experiments.run import leaks, pipeline
 from randout.experiments.run.leaks import LeakError
 from randout.experiments.run.plan import Plan
 from randout.experiments.run.planning import make
+from randout.experiments.run.scoring import rows_sha256
 from randout.experiments.run.student import Options, class_weights
 from randout.experiments.study import comparison, results
 from randout.experiments.study.finished_runs import compare_finished
@@ -683,3 +684,21 @@ def test_own_test_rows_are_not_taken_over_by_descendants() -> None:
     assert rows.test_rows(hashes).tolist() == [False, True, True]  # of the first, the model has seen a copy
     assert rows.inherited("teacher").test is None
     assert merged([rows]).test is None
+
+
+def test_a_correction_of_a_training_row_leaves_test_rows_of_label_sets_the_same(tmp_path: Path) -> None:
+    """By their digest, by which openings of the test split are counted."""
+    labels = ["a", "b", "a;c"] * 20
+    rows = write(tmp_path / "rows.csv", [f"text number {at}" for at in range(60)], labels)
+
+    def plan(**more: str) -> Plan:
+        table = {"source": str(rows), "multi_label": True} | more
+        return make(config.build([{"data": table, "student": {"model": "svm"}}], METHODS))
+
+    before = plan()
+    row = before.dataset.row_ids[int(before.dataset.split["train"][0])]
+    corrections = tmp_path / "corrections.csv"
+    corrections.write_text(f"row,corrected_label\n{row},b;c\n")  # a set that no row had
+    after = plan(corrections=str(corrections))
+    assert after.dataset.report.corrected == 1
+    assert rows_sha256(before, "test") == rows_sha256(after, "test") != rows_sha256(before, "validation")

@@ -21,9 +21,11 @@ from huggingface_hub import ModelCard
 import randout
 from conftest import Run
 from randout.models import sources
+from randout.testing.models import toy_texts
 from support.hub_models import ENCODERS, publish_encoder
 from support.hub_server import Fault, HubServer
 from support.label_sets import toy_label_sets, write_label_sets
+from support.tables import write_rows
 
 SMALL = ["--set", "epochs=1", "--set", "precision=float32", "--teacher", "none", "--preset", "plain"]
 TEXTS = ["fever and cough in the clinic", "the team and its coach", "money " * 80]
@@ -342,6 +344,21 @@ class TestRefused:
         assert "kept     rows.csv: in the model folder, not uploaded" in out
         uploaded = {"README.md", "abstention.json", "classifier.json", "weights.safetensors"}
         assert set(model_hub.files("ada/film")) == {".gitattributes", *uploaded}
+
+    def test_one_text_of_a_pair_in_the_card(self, model_hub: HubServer, command: Run, tmp_path: Path) -> None:
+        texts, labels = toy_texts(90, 1)
+        pairs = [
+            {"text": text, "before": before, "label": label}
+            for text, before, label in zip(texts, toy_texts(90, 2)[0], labels, strict=True)
+        ]
+        data = write_rows(tmp_path / "pairs.csv", pairs)
+        run = randout.train(
+            data, student="mnb-count", settings={"data.text_pair_column": "before"}, runs=tmp_path / "runs"
+        ).folder
+        card = run / "model" / "README.md"
+        card.write_text(f"{card.read_text()}\nMost wrong: {max((row['before'] for row in pairs), key=len)}\n")
+        code, _, error = command("push", run, "ada/film")
+        assert (code, "README.md contains the text of a row of the data" in error) == (2, True), error
 
     def test_an_unfinished_run_and_a_card_with_a_broken_head(self, pushed: Any, model_hub: HubServer) -> None:
         run = pushed("mnb-count")

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -500,6 +501,22 @@ def test_optimism_of_label_sets_is_that_of_the_f1_of_rows(tmp_path):
     folder = SimpleNamespace(record=record, run=lambda trial: runs[trial.number])
     found, expected = trials.optimism(folder), best_of(np.array(values), groups)
     assert (found.apparent, found.optimism) == pytest.approx((expected.apparent, expected.optimism))
+
+
+def test_soft_labels_that_changed_are_refused(made, dataset, tmp_path):
+    file = tmp_path / "soft.csv"
+    names = list(dataset.id2label.values())
+    lines = [f"{text},{','.join(['0.2'] * (len(names) - 1))},0.6\n" for text in dataset.texts]
+    file.write_text(f"text,{','.join(f'prob_{name}' for name in names)}\n" + "".join(lines))
+    one = made("kd", RATES | {"trials": 1})
+    teacher = one.config.teacher.model_copy(update={"model": str(file)})
+    one = replace(one, config=one.config.model_copy(update={"teacher": teacher}))
+    options = Options(runs=tmp_path / "runs", show=Show(quiet=True))
+    search.open_search(one, tmp_path / "s", options, dataset)
+    search.open_search(one, tmp_path / "s", options, dataset)
+    file.write_text(file.read_text().replace("0.6\n", "0.5\n"))
+    with pytest.raises(UserError, match="the soft labels changed since"):
+        search.open_search(one, tmp_path / "s", options, dataset)
 
 
 def test_another_search_or_other_data_in_the_folder_are_refused(made, dataset, tmp_path, toy_csv):

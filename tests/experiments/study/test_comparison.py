@@ -28,6 +28,7 @@ from randout.storage import study_folder
 from randout.storage.run_folder import RunFolder
 from randout.testing.models import build
 from support import training
+from support.label_sets import write_label_sets
 from support.tables import load
 
 training.torch.set_num_threads(1)
@@ -244,6 +245,44 @@ def test_another_study_or_changed_data_at_the_same_place_are_refused(made, copie
     rows.write_text(rows.read_text() + "some more,health\n")
     with pytest.raises(UserError, match="the data changed since"):
         go(one, tmp_path / "t")
+
+
+@pytest.mark.parametrize("what", ["unlabelled texts", "soft labels"])
+def test_what_only_a_later_arm_learns_from_must_not_change(what, made, base, tmp_path):
+    rows = load(base["data"]["source"])
+    file = tmp_path / "file.csv"
+    if what == "soft labels":
+        names = list(rows.id2label.values())
+        lines = [f"{text},{','.join(['0.2'] * (len(names) - 1))},0.6\n" for text in rows.texts]
+        file.write_text(f"text,{','.join(f'prob_{name}' for name in names)}\n" + "".join(lines))
+        own = {"teacher": {"model": str(file)}}
+    else:
+        file.write_text("text\na doctor and a nurse\n")
+        own = {"data": base["data"] | {"unlabeled": str(file)}}
+    study = made(base=base | own)
+
+    def opened() -> None:
+        options = Options(runs=tmp_path / "runs", show=Show(quiet=True))
+        comparison.open_comparison(study, tmp_path / "s", options, comparison.Datasets())
+
+    opened()
+    opened()
+    file.write_text(file.read_text().replace("0.6\n", "0.5\n").replace("doctor and", "doctor or"))
+    with pytest.raises(UserError, match="the unlabelled texts or the soft labels changed since"):
+        opened()
+
+
+def test_a_preset_leaves_out_what_does_not_suit_the_data_and_a_named_method_is_refused(made, base, tmp_path):
+    data = {"source": str(write_label_sets(tmp_path / "sets.csv", 90)), "multi_label": True}
+    sets = base | {"data": data}
+    one = made(base=sets, arms={"plain": {"preset": "plain"}, "auto": {"preset": "auto"}})
+    _, notes = comparison.check_arms(one, comparison.Datasets())
+    assert any(note.startswith("auto: methods: contrastive left out: not supported for multi-label") for note in notes)
+    named = made(
+        base=sets, arms={"plain": {"preset": "plain"}, "own": {"preset": "kd", "methods": {"contrastive": {}}}}
+    )
+    with pytest.raises(UserError, match="own cannot run: contrastive left out: not supported for multi-label"):
+        comparison.check_arms(named, comparison.Datasets())
 
 
 def test_a_failed_run_is_kept_said_and_tried_again(made, copied, finished, monkeypatch, capsys):

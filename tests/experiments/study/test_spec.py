@@ -124,6 +124,7 @@ def test_unequal_budgets_and_students_are_said():
         ({"folds": 3, "repeats": 2}, ["folds: found 3", "at least 5", "even repeated"]),
         ({"folds": -1}, ["folds: found -1"]),
         ({"repeats": 2}, ["repeats"]),
+        ({"folds": 5, "base": {"data": {"folds": 3, "fold": 1}}}, ["base.data.folds", "leave it out"]),
         ({"folds": 5, "seeds": [1]}, ["seeds and folds"]),
         ({"seeds": [1, 2, 1]}, ["[1, 2, 1]", "once"]),
         ({"seeds": ["x"]}, ["seeds", "'x'"]),

@@ -119,11 +119,17 @@ def find_teacher(
     return found
 
 
-def check_imported(config: Config, dataset: Dataset) -> None:
-    """Read the files of soft labels that a configuration names. Raises UserError for one that cannot be used."""
+def check_imported(config: Config, dataset: Dataset) -> list[str]:
+    """Read the files of soft labels that a configuration names, and return the digest of each.
+
+    Raises UserError for one that cannot be used.
+    """
+    found = []
     for name in (config.teacher.model, *config.teacher.more):
         if name not in ("auto", "none") and is_soft_label_file(name):
-            import_teacher(SoftLabelShards(name) if is_shard_folder(name) else SoftLabelFile(name), config, dataset)
+            file = SoftLabelShards(name) if is_shard_folder(name) else SoftLabelFile(name)
+            found.append(import_teacher(file, config, dataset).record.sha256)
+    return found
 
 
 def import_teacher(file: SoftLabelFile | SoftLabelShards, config: Config, dataset: Dataset) -> ImportedTeacher:

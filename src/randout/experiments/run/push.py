@@ -21,6 +21,7 @@ import numpy as np
 from randout.core.console import Show
 from randout.core.errors import Failure, UserError
 from randout.core.wording import plural, verb
+from randout.data.composed_text import texts_in
 from randout.data.text_fields import FILE as FIELDS
 from randout.models.folder_checks import BASELINE, EXPORT, OTHER_WEIGHTS
 from randout.models.hub_access import LOGIN, TIMEOUT, explained, is_offline, patiently, token_origin
@@ -256,7 +257,7 @@ def _check_no_rows(files: Mapping[str, Path], texts: Sequence[str], run: RunFold
         if not edited or path.stat().st_size > LONGEST_SCAN:
             continue
         content = " ".join(path.read_text(encoding="utf-8").split())
-        for text in texts:
+        for text in (part for row in texts for part in texts_in(row)):  # a file may hold one text of a pair
             plain = " ".join(text.split())
             if len(plain) >= LONG_TEXT and plain in content:
                 raise UserError(

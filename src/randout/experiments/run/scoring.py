@@ -15,6 +15,7 @@ import numpy as np
 
 from randout.core.console import Show
 from randout.core.errors import UserError
+from randout.core.label_sets import names_of
 from randout.core.wording import WARNING, plural, verb
 from randout.data import dataset as data
 from randout.data import table_writing, tables
@@ -159,8 +160,11 @@ def times_scored(times: int) -> str:
 
 def rows_sha256(plan: Plan, split: str) -> str:
     """Return a digest of a split's texts and labels: it identifies the rows, whatever the training."""
-    dataset = plan.dataset
-    rows = sorted((dataset.texts[row], int(dataset.labels[row])) for row in dataset.split[split])  # or numbers of sets
+    dataset, at = plan.dataset, plan.dataset.split[split]
+    labels: Sequence[Any] = dataset.labels[at].tolist()
+    if dataset.sets is not None:  # by name: the number of a set changes if another row is corrected
+        labels = [sorted(labels) for labels in names_of(dataset.truth(at), dataset.names)]
+    rows = sorted(zip([dataset.texts[row] for row in at], labels, strict=True))
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 

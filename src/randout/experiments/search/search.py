@@ -18,7 +18,9 @@ from typing import Any
 from randout.core.config import Config, build, checked
 from randout.core.errors import Failure, UserError
 from randout.data.dataset import Dataset, load
+from randout.data.tables import sha256_of
 from randout.experiments.run import pipeline, planning
+from randout.experiments.run.imported_teacher import check_imported
 from randout.experiments.run.run_request import TEACHERS_OWN
 from randout.experiments.run.student import Options, Paused, Stopped, check_methods, student_of
 from randout.experiments.run.thresholds import metric_of_targets
@@ -95,6 +97,8 @@ def open_search(search: Search, path: Path, options: Options, dataset: Dataset) 
         trials=[],
         best=None,
     )
+    if soft_labels := check_imported(config, dataset):
+        fresh.data.further = sha256_of("\n".join(soft_labels).encode())
     if plugins := plugins_of([config]):
         fresh.plugins = plugins
 

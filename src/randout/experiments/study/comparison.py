@@ -15,7 +15,9 @@ from randout.core.errors import Failure, UserError
 from randout.core.files import joined_name
 from randout.core.wording import plural
 from randout.data.dataset import Dataset, Datasets
+from randout.data.tables import sha256_of
 from randout.experiments.run import leaks, planning
+from randout.experiments.run.imported_teacher import check_imported
 from randout.experiments.run.plan import Plan
 from randout.experiments.run.student import Options, Stopped, begin_training, check_methods, stand_in, student_of
 from randout.experiments.run.thresholds import metric_of_targets
@@ -92,6 +94,8 @@ def open_comparison(
         tuning=None,
         result=None,
     )
+    if further := _further_data(study, first, datasets):
+        fresh.data.further = further
     if plugins := plugins_of(_cell_config(study, arm, units(study)[0], {}) for arm in study.arms):
         fresh.plugins = plugins
 
@@ -106,6 +110,17 @@ def open_comparison(
         check_threads(folder, options, any(cell.state != "finished" for cell in record.cells))
 
     return study, open_study(path, asked, fresh, ("seeds", "repeats", "about"), _completed, begin)
+
+
+def _further_data(study: Study, first: Dataset, datasets: Datasets) -> str:
+    """Return `StudyData.further` of a study. first: the data of its first arm."""
+    found = set()
+    for arm in study.arms:
+        config = _cell_config(study, arm, units(study)[0], {})
+        dataset = datasets.read(config)
+        found |= {dataset.sha256, *check_imported(config, dataset)}
+    further = sorted(found - {first.sha256})
+    return sha256_of("\n".join(further).encode()) if further else ""
 
 
 def _completed(was: dict[str, Any]) -> dict[str, Any]:
@@ -127,7 +142,7 @@ def check_arms(study: Study, datasets: Datasets) -> tuple[Study, list[str]]:
     for arm, config in configs.items():
         try:
             plan = planning.make(_allowing_leaks(config), datasets.read(config))  # `_leak_notes` checks every fold
-            _check_methods(plan, config)
+            _check_methods(plan, config, _named_methods(study, arm))
             if "test" not in plan.dataset.split:
                 raise UserError("its data has no test split, so there is nothing to compare on")
             if not config.output.test:
@@ -144,6 +159,7 @@ def check_arms(study: Study, datasets: Datasets) -> tuple[Study, list[str]]:
             left_out[arm] = f"{arm} is left out: {error}"
     kept = {arm: config for arm, config in configs.items() if arm not in left_out}
     notes = [*left_out.values(), *budget_differences(study, kept), *_unequal_trials(study, choices)]
+    notes += [f"{arm}: {note}" for arm, plan in plans.items() for note in plan.notes if " left out: " in note]
     notes += _leak_notes(study, {arm: plan for arm, plan in plans.items() if arm in kept}, configs, datasets)
     return without_arms(study, left_out), notes
 
@@ -183,16 +199,29 @@ def _leak_notes(
     return notes + [f"leak, {arm}: {'; '.join(where)}" for arm, where in found.items() if where]
 
 
-def _check_methods(plan: Plan, config: Config) -> None:
-    """Raise UserError if a method of the arm does not support its student or teacher."""
+def _named_methods(study: Study, arm: str) -> set[str]:
+    """Return the methods that an arm or the base of a study names itself, rather than through a preset."""
+    tables = [recipe.get("methods", {}) for recipe in (study.base, study.arms[arm])]
+    return {name for table in tables for name, settings in table.items() if settings is not False}
+
+
+def _check_methods(plan: Plan, config: Config, named: Collection[str]) -> None:
+    """Raise UserError if a method of the arm does not support its student, teacher or data.
+
+    named: methods that must not be left out for the data, as those of a preset are.
+    """
     if plan.student.source is None:  # a baseline learns from labels only
         return
-    if missing := [name for name in config.methods if name not in plan.config.methods]:
+    left_out = [name for name in config.methods if name not in plan.config.methods]
+    if missing := [name for name in left_out if METHODS[name].teacher and not plan.has_teacher]:
         raise UserError(
             planning.missing_teacher_message(
                 missing, config.teacher.model, "leave this arm out (of a single recipe: --preset plain)"
             )
         )
+    if asked := [name for name in left_out if name in named]:
+        why = next((note for note in plan.notes if " left out: " in note and asked[0] in note), "")
+        raise UserError(why.removeprefix("methods: ") or f"methods.{asked[0]} is left out")
     if any(method.teacher == "model" for method in plan.methods):
         begin_training(plan, stand_in(plan))
     else:

@@ -116,6 +116,8 @@ def make_study(tables: Mapping[str, Any]) -> Study:
         raise UserError(
             f"folds: found {study.folds}; expected at least {FOLDS_NEEDED}: fewer folds give no useful interval, even repeated"
         )
+    if study.folds and (named := [key for key in ("folds", "fold") if study.base.get("data", {}).get(key)]):
+        raise UserError(f"base.data.{named[0]}: a cross-validation divides all rows into folds itself; leave it out")
     if study.repeats > 1 and not study.folds:
         raise UserError("repeats: needs a cross-validation. Set folds, or use more seeds")
     if len(set(study.seeds)) < len(study.seeds):
