@@ -93,7 +93,7 @@ def evaluate(
         )
         scores, id2label = scoring.score_file(request, show, opened)
     else:
-        of_file = {"text_column": text_column, "text_pair": text_pair, "label_column": label_column}
+        of_file: dict[str, Any] = {"text_column": text_column, "text_pair": text_pair, "label_column": label_column}
         of_file |= {"out": out, "labels": labels, "encoding": encoding, "form": form}
         if unused := [flag(name) for name, given in of_file.items() if given]:
             raise UserError(
