@@ -251,14 +251,16 @@ def _rows(path: Path) -> list[dict[str, str]]:
 def _as_printed(folder: Path) -> list[dict[str, str]]:
     """The arms of a study's report as the page of results prints them, from the report's tables."""
     units, found = _rows(folder / "tables" / "units-2.csv"), []
-    for row in _rows(folder / "tables" / "summary.csv"):
+    arms = _rows(folder / "tables" / "summary.csv")
+    (baseline,) = (row["model"] for row in arms if row["verdict"] == "baseline")
+    for row in arms:
         low, high = row["its 95 % interval, low"], row["its 95 % interval, high"]
         seeds = [f"{float(unit['accuracy %']):.2f}" for unit in units if unit["model"] == row["model"]]
         found.append(
             {
                 "arm": row["model"],
                 "test accuracy": f"{float(row['accuracy %']):.2f} %",
-                "against plain": f"{float(row['difference']):+.2f}" if row["difference"] else "",
+                f"against {baseline}": f"{float(row['difference']):+.2f}" if row["difference"] else "",
                 "95 % interval": f"{float(low):+.2f} to {float(high):+.2f}" if low else "",
                 "by seed": ", ".join(seeds),
             }
