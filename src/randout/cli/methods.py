@@ -37,7 +37,9 @@ def methods(
     else:
         print(_columns("method", "kind", "cost", "hooks", "needs a teacher's"))
         print("\n".join(line for row in rows for line in _listed(row)))
-        print("\ncost: of a training step of the student, relative to plain fine-tuning. hooks: where it acts in training")
+        print(
+            "\ncost: of a training step of the student, relative to plain fine-tuning. hooks: where it acts in training"
+        )
         print("Explain one: randout methods NAME. Compare all: randout compare DATA --methods all")
 
 
