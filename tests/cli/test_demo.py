@@ -54,7 +54,7 @@ def test_demo_compares_four_models_and_finds_them_done(small: Path, capsys: pyte
     assert "gap to the teacher on the test split: plain " in first.out
     for picture in ("comparison.png", "confusion.png"):
         assert (small / "demo" / picture).read_bytes().startswith(b"\x89PNG")
-    with (small / "demo" / "films.csv").open(encoding="utf-8") as stream:
+    with (small / "demo" / "films-split.csv").open(encoding="utf-8") as stream:
         films: dict[str, set[str]] = {}
         for row in csv.DictReader(stream):
             films.setdefault(row["split"], set()).add(row["film"])
@@ -76,6 +76,20 @@ def test_data_only_writes_tables_and_trains_nothing(small: Path, command: Any) -
     texts = {name: {row["text"] for row in csv.DictReader(found)} for name, found in lines.items()}
     assert texts["films-new.csv"]
     assert not texts["films-new.csv"] & texts["films.csv"]
+
+
+def test_the_first_training_on_the_written_tables_has_no_warning(
+    small: Path, command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The demo and its tables share a folder: the demo reads a split column, the table for users has none."""
+    monkeypatch.chdir(small)
+    assert command("demo", "--data-only", "-o", ".")[0] == 0
+    Path("films-unlabelled.csv").write_text("text\nmine\n", encoding="utf-8")
+    code, _, errors = command("train", "films.csv", "--student", "svm")
+    assert code == 0
+    assert "warning" not in errors.lower(), errors
+    assert demo.write_data(Path())[0].name == "films-split.csv"
+    assert Path("films-unlabelled.csv").read_text(encoding="utf-8") == "text\nmine\n"
 
 
 def test_an_interrupted_demo_says_how_to_resume(small: Path, command: Any, monkeypatch: pytest.MonkeyPatch) -> None:

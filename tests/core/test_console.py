@@ -82,6 +82,19 @@ def test_a_level_hides_bars(level: Any, capsys: pytest.CaptureFixture[str], monk
     assert capsys.readouterr().err == ""
 
 
+def test_a_bar_without_progress_estimates_nothing(
+    level: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A classifier that is fitted in one step reports 0 of 1 first; slow units keep two digits."""
+    clock = iter([0.0, 40.0, 80.0])
+    monkeypatch.setattr(console, "LINE_INTERVAL", 0.0)
+    monkeypatch.setattr("randout.core.console.time.monotonic", lambda: next(clock))
+    with Show().bar("svm", 2, unit="fits") as advance:
+        advance(0, "")
+        advance(1, "")
+    assert capsys.readouterr().err == "svm: 0/2\nsvm: 1/2, 0.013 fits/s, 1 min 20 s left\n"
+
+
 def test_a_library_user_sees_a_training_in_the_log(
     toy_csv: Any, tiny_model: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, level: Any
 ) -> None:

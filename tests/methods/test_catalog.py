@@ -106,7 +106,10 @@ def test_further_teachers_are_kept_as_places_beside_the_study(tmp_path: Path) ->
 def test_methods_are_listed_and_explained(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     code, out, _ = call(capsys, monkeypatch, "methods")
     assert code == 0
-    assert [line.split()[0] for line in out.splitlines()[:-2] if not line.startswith(" ")] == list(catalog.entries())
+    header, *lines, _, legend, _ = out.splitlines()
+    assert header.split()[:4] == ["method", "kind", "cost", "hooks"]
+    assert [line.split()[0] for line in lines if not line.startswith(" ")] == list(catalog.entries())
+    assert legend.startswith("cost: ")
     code, out, _ = call(capsys, monkeypatch, "methods", "randout")
     assert code == 0
     assert "eq. 3" in out

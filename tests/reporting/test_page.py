@@ -26,7 +26,7 @@ from randout.reporting import checks, comparison, read, report, runs_table, scor
 from randout.reporting import page as write
 from randout.reporting.subjects import Arm, Subject, default_baseline
 from randout.storage.metrics_record import RunWarning
-from randout.storage.run_record import GivenTeacher, RunRecord, UsedTeachers
+from randout.storage.run_record import DataReport, GivenTeacher, RunRecord, UsedTeachers
 from support.folders import LABELS, POST, SPLITS, begun, logits_of, make_run, make_search, make_study, truth
 from support.folders import write as write_json
 
@@ -446,10 +446,25 @@ def test_without_a_model_of_labels_the_baseline_teaches_none_of_the_others() -> 
     assert default_baseline(both, {"teacher": ["big"], "student": ["small"]})[0] == "student"
 
 
+def test_warnings_about_the_table_are_checks(tmp_path: Path) -> None:
+    report = DataReport(
+        sizes={"train": 3},
+        duplicate_groups=2,
+        duplicate_rows=4,
+        conflicting_groups=1,
+        notes=["columns chosen by their names", "warning: t.csv: 3 of 9 rows have no text"],
+    )
+    (subject,) = read.read([make_run(tmp_path / "plain", data_report=report.model_dump())])
+    lead, warning, note = checks.checks(subject).parts
+    assert lead == "2 findings from 1 check; 12 of 13 checks found nothing."
+    assert (warning.severity, warning.explanation) == ("warning", "t.csv: 3 of 9 rows have no text.")
+    assert (note.severity, note.explanation.partition(":")[0]) == ("note", "1 text occurs with different labels")
+
+
 def test_findings_are_counted_and_not_the_checks_that_made_them(tmp_path: Path) -> None:
     run = make_run(tmp_path / "plain")
     (subject,) = read.read([run])
-    assert checks.checks(subject).parts == ("All 12 checks passed.",)
+    assert checks.checks(subject).parts == ("All 13 checks passed.",)
     late = [RunWarning(kind=kind, message="m", split="test") for kind in ("unseen", "calibration")]
 
     def warned(count: int) -> Subject:
@@ -458,8 +473,8 @@ def test_findings_are_counted_and_not_the_checks_that_made_them(tmp_path: Path) 
         return replace(subject, arms=(Arm("plain", (replace(model, metrics=metrics),)),))
 
     one, two = warned(1), warned(2)
-    assert checks.checks(one).parts[0] == "1 finding from 1 check; 11 of 12 checks found nothing."
-    assert checks.checks(two).parts[0] == "2 findings from 1 check; 11 of 12 checks found nothing."
+    assert checks.checks(one).parts[0] == "1 finding from 1 check; 12 of 13 checks found nothing."
+    assert checks.checks(two).parts[0] == "2 findings from 1 check; 12 of 13 checks found nothing."
     assert len(checks.checks(two).parts) == 3
 
 

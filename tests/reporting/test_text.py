@@ -183,6 +183,16 @@ def test_a_comparison_shortens_names_only_for_a_narrow_terminal():
     assert f"{names[1]}: McNemar: " in narrow[-1], "the notes use the names of the table"
 
 
+def test_one_method_has_no_columns_of_a_comparison():
+    labels = np.arange(60) % 3
+    rows = compare_methods({FIRST: labels[None]}, labels, np.arange(60), FIRST, 3, resamples=100)
+    heading, header, row = method_lines(rows)
+    assert heading.startswith("intervals apply to ")
+    assert header.split() == ["method", "accuracy", "%", "interval"]
+    assert row.startswith(FIRST)
+    assert "baseline" not in row
+
+
 def test_classes_with_long_names_stay_different():
     names = {at: f"{'a long description of a class ' * 2}{at}" for at in range(3)}
     lines = score_lines(scored(np.arange(30) % 3, np.eye(3)[np.arange(30) % 3], names, np.arange(30)), names)

@@ -86,7 +86,7 @@ def prepare_data(out: Path) -> list[str]:
     Returns a line for each file. Raises UserError.
     """
     check_folder(out)
-    labelled, unlabelled = write_data(out)
+    labelled, unlabelled = write_data(out, split=False)
     new = out / "films-new.csv"
     if not new.exists():
         film = dataset.load(DataTable(source="film"))
@@ -94,7 +94,7 @@ def prepare_data(out: Path) -> list[str]:
         _write(new, ("text", "label"), [(film.texts[row], film.id2label[int(film.labels[row])]) for row in rest])
     encoder = fetch_encoder()
     return [
-        f"{labelled}: {sum(ROWS.values()):,} film texts with label, film and split",
+        f"{labelled}: {sum(ROWS.values()):,} film texts with label and film",
         f"{unlabelled}: {UNLABELLED:,} unlabelled texts",
         f"{new}: up to {EXTRA_ROWS:,} further labelled texts for evaluation",
         f"{encoder.name}: pretrained encoder, {encoder}",
@@ -121,18 +121,24 @@ def fetch_encoder() -> Path:
     return folder
 
 
-def write_data(out: Path) -> tuple[Path, Path]:
-    """Write the demo's table (with a split column) and its unlabelled texts, sampled from `film` by whole films."""
-    labelled, unlabelled = out / "films.csv", out / "films-unlabelled.csv"
+def write_data(out: Path, split: bool = True) -> tuple[Path, Path]:
+    """Write a labelled table and unlabelled texts, sampled from `film` by whole films; files that exist are kept.
+
+    split: with the column `split` of the demo, as films-split.csv; otherwise films.csv, for users to split as they like.
+    """
+    labelled, unlabelled = out / ("films-split.csv" if split else "films.csv"), out / "films-unlabelled.csv"
     if labelled.exists() and unlabelled.exists():
         return labelled, unlabelled
     film = dataset.load(DataTable(source="film"))
     out.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     rows = _sampled_rows(film, rng)
-    rest = np.setdiff1d(film.split["train"], rows["train"])
-    _write(labelled, ("text", "label", "film", "split"), _labelled_rows(film, rows))
-    _write(unlabelled, ("text",), [(film.texts[row],) for row in rng.permutation(rest)[:UNLABELLED]])
+    if not labelled.exists():
+        columns = ("text", "label", "film", "split") if split else ("text", "label", "film")
+        _write(labelled, columns, [row[: len(columns)] for row in _labelled_rows(film, rows)])
+    if not unlabelled.exists():
+        rest = np.setdiff1d(film.split["train"], rows["train"])
+        _write(unlabelled, ("text",), [(film.texts[row],) for row in rng.permutation(rest)[:UNLABELLED]])
     return labelled, unlabelled
 
 

@@ -35,16 +35,24 @@ def methods(
     elif name:
         print("\n".join(_explained(rows[0])))
     else:
+        print(_columns("method", "kind", "cost", "hooks", "needs a teacher's"))
         print("\n".join(line for row in rows for line in _listed(row)))
-        print("\nExplain one: randout methods NAME. Compare all: randout compare DATA --methods all")
+        print(
+            "\ncost: of a training step of the student, relative to plain fine-tuning. hooks: where it acts in training"
+        )
+        print("Explain one: randout methods NAME. Compare all: randout compare DATA --methods all")
+
+
+def _columns(name: str, kind: str, cost: str, hooks: str, taught: str) -> str:
+    return f"{name:<30} {kind:<13} {cost:<5} {hooks:<26} {taught}".rstrip()
 
 
 def _listed(row: dict[str, Any]) -> list[str]:
     """Four lines: name, kind, cost, hooks and teacher; summary; source; options."""
     hooks = ", ".join(row["hooks"])
-    taught = f"teacher's {row['teacher']}" if row["teacher"] else ""
+    taught = row["teacher"] or ""
     what = row["summary"] + (f" ({_settings(row)})" if row["settings"] else "")
-    first = f"{row['name']:<30} {row['kind']:<13} {row['cost']:<5} {hooks:<26} {taught}".rstrip()
+    first = _columns(row["name"], row["kind"], row["cost"], hooks, taught)
     source = "; ".join(filter(None, (row["source"], row["package"] and f"from {row['package']}, not built in")))
     lines = [first, f"    {what}", *([f"    {source}"] if source else [])]
     return [*lines, f"    options: {', '.join(row['options']) or 'none'}"]

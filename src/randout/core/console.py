@@ -161,7 +161,7 @@ def _rich_bar(what: str, total: int, done: int, unit: str) -> Iterator[Advance]:
         def advance(number: int, note: str = "") -> None:
             nonlocal count
             count += number
-            speed = f"{count / max(time.monotonic() - began, 1e-9):.0f} {unit}/s"
+            speed = _speed(count / max(time.monotonic() - began, 1e-9), unit)
             progress.update(task, advance=number, speed=speed, note=note)
 
         yield advance
@@ -177,11 +177,16 @@ def _plain_bar(say: Callable[[str], None], what: str, total: int, done: int, uni
         now = time.monotonic()
         if now - last_line >= LINE_INTERVAL:
             last_line = now
-            speed = count / (now - began)
-            left = (total - done - count) / max(speed, 1e-9)
-            say(f"{what}: {done + count}/{total}, {speed:.0f} {unit}/s, {duration(left)} left{note and ', ' + note}")
+            speed = count / max(now - began, 1e-9)
+            rate = f", {_speed(speed, unit)}, {duration((total - done - count) / speed)} left" if count else ""
+            say(f"{what}: {done + count}/{total}{rate}{note and ', ' + note}")
 
     return advance
+
+
+def _speed(value: float, unit: str) -> str:
+    """Format a speed in units a second; a slow one with two digits."""
+    return f"{value:{'.0f' if value >= 10 else '.2g'}} {unit}/s"
 
 
 def duration(seconds: float) -> str:

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from randout.core.wording import no_teacher_words, plural, verb
+from randout.core.wording import WARNING, no_teacher_words, plural, verb
 from randout.stats.diagnostics import KINDS
 from randout.storage.metrics_record import Leaks
 from randout.storage.run_folder import RunFolder
@@ -306,6 +306,23 @@ def no_teacher(subject: Subject) -> Iterator[Check]:
         yield Check("no-teacher", "note", KINDS["no-teacher"], text)
 
 
+def doubtful_data(subject: Subject) -> Iterator[Check]:
+    """Warnings about the table, and copies of a text with different labels."""
+    report = next((model.record.data_report for model in subject.models if model.record.data_report), None)
+    if report is None:
+        return
+    said = [one.message for model in subject.models for one in model.metrics.warnings]  # by the check of these warnings
+    for text in (note.removeprefix(WARNING) for note in report.notes if note.startswith(WARNING)):
+        if not any(message.startswith(text) for message in said):
+            yield Check("data-warning", "warning", "Warnings about the data", f"{text.removesuffix('.')}.")
+    if count := report.conflicting_groups:
+        text = (
+            f"{plural(count, 'text')} {verb(count, 'occurs', 'occur')} with different labels: some of these labels are wrong, "
+            "or the text does not decide. `randout label-issues` lists them."
+        )
+        yield Check("conflicting-labels", "note", "Copies of a text with different labels", text)
+
+
 def several_machines(subject: Subject) -> Iterator[Check]:
     """Scores from different versions or devices differ for other reasons too."""
     places = {tuple(sorted((k, plain(v)) for k, v in m.record.environment.items())) for m in subject.models}
@@ -334,6 +351,7 @@ CHECKS: tuple[Callable[[Subject], Iterator[Check]], ...] = (
     still_rising,
     weak_teacher,
     no_teacher,
+    doubtful_data,
     several_machines,
     untuned_arms,
 )

@@ -149,7 +149,7 @@ def coverage_picture(
         axis.grid(color="#DDDDDD", linewidth=0.8)
         axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(frameon=False, fontsize=9)
+        axis.legend(loc="upper left", frameon=False, fontsize=9)
         return save_picture(figure, path_png)
 
 

@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from randout.core.wording import plural, verb
+
 from .abstention import abstention
 from .checks import checks
 from .comparison import summary, units
@@ -37,6 +39,7 @@ KINDS = {
     "shrink": "ladder of sizes",
 }
 TERMS = (
+    ("unit", "A repetition within a study: a seed or a fold, for which every model is trained."),
     ("accuracy", "Share of texts that are classified correctly."),
     (
         "precision, recall, F1",
@@ -157,12 +160,13 @@ def _lead(subject: Subject) -> str:
     )
     arms, seeds = (len(subject.comparison.arms), len(subject.comparison.units)) if subject.comparison else (0, 0)
     each = "one seed each" if seeds == 1 else f"{seeds} seeds each"
+    recipes = f"{plural(arms, 'recipe')} for a text classifier {verb(arms, 'was', 'were')}"
     what = {
         "runs": f"{len(subject.arms)} text classifiers were trained"
         if len(subject.arms) > 1
         else "A text classifier was trained",
-        "compare": f"{arms} recipes for a text classifier were trained with {each} and compared",
-        "cv": f"{arms} recipes for a text classifier were cross-validated",
+        "compare": f"{recipes} trained with {each}{' and compared' if arms > 1 else ''}",
+        "cv": f"{recipes} cross-validated",
         "search": "Settings for a text classifier were searched",
         "shrink": f"Text classifiers of {len(subject.ladder.rungs) - 1 if subject.ladder else 0} sizes were compared with a "
         "teacher",

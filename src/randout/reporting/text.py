@@ -346,6 +346,9 @@ def _method_lines(rows: Sequence[MethodRow], leaks: Mapping[str, Leaks], shown: 
         table.append([*cells, f"{row.adjusted_p:.4f}", _percent(row.detectable or 0.0)])
         verdicts.append(row.words or "")
         notes += [f"{shown[row.name]}: {test}: {found}" for test, found in row.secondary.items()]
+    if len(rows) == 1:  # nothing is compared
+        scored = table_lines(header[:3], [cells[:3] for cells in table])
+        return [f"intervals apply to {base.estimand}; {plural(count, unit)}", *scored]
     lines = [f"intervals and verdicts apply to {base.estimand}; {plural(count, unit)}"]
     lines += [f"{line}  {word}" for line, word in zip(_padded(table_lines(header, table)), verdicts, strict=True)]
     return [*lines, *(["", "other tests (not used for verdicts):", *notes] if notes else [])]
