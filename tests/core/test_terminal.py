@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from randout.cli import demo, train
+from randout.cli import demo, option_groups
 from randout.core import console, terminal
 from randout.core.console import Show
 from randout.core.errors import Failure, UserError
@@ -385,7 +385,7 @@ def test_what_was_stopped_says_how_to_resume_with_a_path_that_can_be_pasted(run,
     code, _, errors = run("demo")
     assert code == 129
     assert "same command" in errors
-    monkeypatch.setattr(train, "requested", stop)
+    monkeypatch.setattr(option_groups, "requested", stop)
     code, _, errors = run("train", "rows.csv")
     assert code == 129
     assert "randout train --resume 'my run'" in errors
