@@ -55,6 +55,8 @@ def test_every_form_gives_the_same_sets(form: str, tmp_path: Path) -> None:
     assert dataset.id2label == {0: "a", 1: "b", 2: "c"}
     assert sets_of(dataset) == SETS
     assert data_identity(dataset)["data"]["multi_label"] is True
+    (used,) = (line for line in describe(dataset) if line.startswith("columns "))
+    assert ("labels 'a', 'b', 'c'" if form == "indicators" else "label 'label'") in used
 
 
 def test_a_separator_that_no_value_has_is_a_warning(tmp_path: Path) -> None:

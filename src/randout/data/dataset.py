@@ -495,7 +495,12 @@ def _choose_unlabeled(
 def describe(dataset: Dataset) -> list[str]:
     """Return the lines that summarize a dataset for the user."""
     n = int((dataset.labels >= 0).sum())
-    used = ", ".join(f"{what} {column!r}" for what, column in dataset.columns.items() if column)
+    columns = dict(dataset.columns)
+    if indicators := columns.pop("indicators", None):  # a column for each label, of which `label` is the first
+        columns["label"] = None
+    used = ", ".join(f"{what} {column!r}" for what, column in columns.items() if column)
+    if indicators:
+        used += f", labels {label_rules.listed(indicators.splitlines())}"
     kinds = f"{len(dataset.id2label)} classes"
     if dataset.sets is not None:
         each = dataset.sets.members.sum(1)[dataset.labels[dataset.labels >= 0]].mean()
