@@ -27,6 +27,7 @@ from randout.reporting import page as write
 from randout.reporting.subjects import Arm, Subject, default_baseline
 from randout.storage.metrics_record import RunWarning
 from randout.storage.run_record import DataReport, GivenTeacher, RunRecord, UsedTeachers
+from randout.storage.study_record import ArmWarning, ComparisonRecord, StudyData
 from support.folders import LABELS, POST, SPLITS, begun, logits_of, make_run, make_search, make_study, truth
 from support.folders import write as write_json
 
@@ -456,15 +457,36 @@ def test_warnings_about_the_table_are_checks(tmp_path: Path) -> None:
     )
     (subject,) = read.read([make_run(tmp_path / "plain", data_report=report.model_dump())])
     lead, warning, note = checks.checks(subject).parts
-    assert lead == "2 findings from 1 check; 12 of 13 checks found nothing."
+    assert lead == "2 findings from 1 check; 13 of 14 checks found nothing."
     assert (warning.severity, warning.explanation) == ("warning", "t.csv: 3 of 9 rows have no text.")
     assert (note.severity, note.explanation.partition(":")[0]) == ("note", "1 text occurs with different labels")
+
+
+def test_models_that_changed_between_the_runs_of_a_study_are_a_check(tmp_path: Path) -> None:
+    (subject,) = read.read([make_run(tmp_path / "plain")])
+    record = ComparisonRecord(
+        kind="compare",
+        name="s",
+        metric="accuracy",
+        data=StudyData(sha256=""),
+        units=["seed 1", "seed 2"],
+        arms=["kd"],
+        baseline="kd",
+        cells=[],
+        warnings=[ArmWarning(arm="kd", kind="models", units=["seed 2"], message="seed 2: not the same encoder")],
+        margin=0.02,
+        result=None,
+    )
+    (found,) = (
+        one for one in checks.checks(replace(subject, comparison=record)).parts if getattr(one, "code", "") == "models"
+    )
+    assert (found.severity, found.explanation) == ("warning", "kd: seed 2: not the same encoder")
 
 
 def test_findings_are_counted_and_not_the_checks_that_made_them(tmp_path: Path) -> None:
     run = make_run(tmp_path / "plain")
     (subject,) = read.read([run])
-    assert checks.checks(subject).parts == ("All 13 checks passed.",)
+    assert checks.checks(subject).parts == ("All 14 checks passed.",)
     late = [RunWarning(kind=kind, message="m", split="test") for kind in ("unseen", "calibration")]
 
     def warned(count: int) -> Subject:
@@ -473,8 +495,8 @@ def test_findings_are_counted_and_not_the_checks_that_made_them(tmp_path: Path) 
         return replace(subject, arms=(Arm("plain", (replace(model, metrics=metrics),)),))
 
     one, two = warned(1), warned(2)
-    assert checks.checks(one).parts[0] == "1 finding from 1 check; 12 of 13 checks found nothing."
-    assert checks.checks(two).parts[0] == "2 findings from 1 check; 12 of 13 checks found nothing."
+    assert checks.checks(one).parts[0] == "1 finding from 1 check; 13 of 14 checks found nothing."
+    assert checks.checks(two).parts[0] == "2 findings from 1 check; 13 of 14 checks found nothing."
     assert len(checks.checks(two).parts) == 3
 
 

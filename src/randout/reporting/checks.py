@@ -17,6 +17,7 @@ from randout.stats.diagnostics import KINDS
 from randout.storage.metrics_record import Leaks
 from randout.storage.run_folder import RunFolder
 from randout.storage.seen_rows import ROLES, SELECTED, in_words, read_seen, rows_of_old_teachers
+from randout.storage.study_record import ComparisonRecord, ShrinkRecord
 
 from .comparison import complete_units, label_of, study_rows
 from .runs_table import is_in_report, test_openings_of
@@ -234,7 +235,7 @@ def no_better_than_majority(subject: Subject) -> Iterator[Check]:
             text += f"{scores.majority_label} gives {always} %."
             yield Check("majority", "warning", "Not clearly better than the most common class", text)
     yield from _learned_nothing(subject)
-    yield from _of_ladder(subject, "one-class", "majority")
+    yield from _of_study(subject.ladder, "one-class", "majority")
 
 
 def still_rising(subject: Subject) -> Iterator[Check]:
@@ -267,13 +268,13 @@ def weak_teacher(subject: Subject) -> Iterator[Check]:
     stored = [(one, model) for model in subject.models for one in model.metrics.warnings if one.kind == "weak-teacher"]
     for one, model in stored[:1]:
         yield Check("weak-teacher", "warning", KINDS[one.kind], f"{_name_with_unit(model)}: {one.message}")
-    yield from _of_ladder(subject, "weak-teacher")
+    yield from _of_study(subject.ladder, "weak-teacher")
 
 
-def _of_ladder(subject: Subject, *kinds: str) -> Iterator[Check]:
-    """Warnings of some kinds that a ladder of sizes stored; rungs with the same message share a sentence."""
+def _of_study(record: ComparisonRecord | ShrinkRecord | None, *kinds: str) -> Iterator[Check]:
+    """Warnings of some kinds that a study stored; arms with the same message share a sentence."""
     found: dict[tuple[str, str], list[str]] = {}
-    for one in subject.ladder.warnings if subject.ladder else ():
+    for one in record.warnings if record else ():
         if one.kind in kinds:
             found.setdefault((one.kind, one.message), []).append(one.arm)
     for (kind, message), arms in found.items():
@@ -323,6 +324,11 @@ def doubtful_data(subject: Subject) -> Iterator[Check]:
         yield Check("conflicting-labels", "note", "Copies of a text with different labels", text)
 
 
+def other_models(subject: Subject) -> Iterator[Check]:
+    """Runs of one arm whose encoder or teacher changed between them."""
+    yield from _of_study(subject.comparison, "models")
+
+
 def several_machines(subject: Subject) -> Iterator[Check]:
     """Scores from different versions or devices differ for other reasons too."""
     places = {tuple(sorted((k, plain(v)) for k, v in m.record.environment.items())) for m in subject.models}
@@ -352,6 +358,7 @@ CHECKS: tuple[Callable[[Subject], Iterator[Check]], ...] = (
     weak_teacher,
     no_teacher,
     doubtful_data,
+    other_models,
     several_machines,
     untuned_arms,
 )

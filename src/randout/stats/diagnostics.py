@@ -56,6 +56,7 @@ KINDS = {  # kind -> title in a report
     "still-improving": "Still improving when training ended",
     "weak-teacher": "The teacher has little to teach",
     "no-teacher": "Trained without a teacher",
+    "models": "Runs of one arm with different models",
 }
 
 

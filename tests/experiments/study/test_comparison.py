@@ -22,6 +22,7 @@ from randout.experiments.run.student_kinds import EncoderStudent
 from randout.experiments.study import comparison, results
 from randout.experiments.study.finished_runs import compare_finished
 from randout.experiments.study.spec import Study, make_study
+from randout.experiments.study.study_warnings import of_study
 from randout.methods.builtin import METHODS
 from randout.stats.verdicts import compare_folds, compare_methods
 from randout.storage import study_folder
@@ -560,6 +561,19 @@ def test_runs_that_cannot_be_compared_are_refused(finished, made, base, tmp_path
     for path in (other, split):
         with pytest.raises(UserError, match="its test rows, or their labels, differ from those of"):
             compare_finished([kd[0], path], "", made())
+
+
+def test_an_encoder_that_changed_between_the_runs_is_a_warning(copied):
+    folder = study_folder.read_record(copied)
+    assert "models" not in {warning.kind for warning in of_study(folder.record, folder.run, "accuracy")[0]}
+    changed = runs_of(folder, "kd")[1].path / "run.json"
+    record = json.loads(changed.read_text())
+    record["identity"]["student"]["weights"] = "0" * 64
+    changed.write_text(json.dumps(record))
+    folder = study_folder.read_record(copied)
+    (found,) = (one for one in of_study(folder.record, folder.run, "accuracy")[0] if one.kind == "models")
+    assert (found.arm, found.units) == ("kd", ["seed 2"])
+    assert found.message.startswith("seed 2: not the same encoder or teacher as in seed 1")
 
 
 def test_runs_with_corrected_labels_are_compared_where_the_test_labels_are_the_same(finished, made, base, tmp_path):

@@ -13,6 +13,7 @@ from randout.stats.diagnostics import Finding, clearly, majority_scores, metric_
 from randout.stats.verdicts import FOLDS_NEEDED, compare_folds
 from randout.storage.metrics_record import Metrics
 from randout.storage.run_folder import RunFolder
+from randout.storage.run_record import GivenTeacher
 from randout.storage.study_record import ArmWarning, Cell, ComparisonRecord
 
 POOLED = ("majority", "baseline")  # kinds that are tested over all folds together
@@ -43,9 +44,28 @@ def of_study(
                     by_kind.setdefault(one.kind, {})[unit] = one.message
         for kind, units in by_kind.items():
             warnings.append(ArmWarning(arm=arm, kind=kind, units=list(units), message=_message(units, len(runs))))
+        if others := _other_models(runs):
+            warnings.append(ArmWarning(arm=arm, kind="models", units=others, message=_of_other_models(others, runs)))
         for finding in _over_folds(runs, metrics, metric, repeats) if pooled else []:
             warnings.append(ArmWarning(arm=arm, kind=finding.kind, units=list(runs), message=finding.message))
     return warnings, _note(baselines, metric, folds)
+
+
+def _other_models(runs: Mapping[str, RunFolder]) -> list[str]:
+    """Return the units whose run started from another encoder, or had another existing teacher, than that of the first unit."""
+    found = {}
+    for unit, run in runs.items():
+        identity = run.record.identity
+        given = [teacher.model for teacher in identity.teachers if isinstance(teacher, GivenTeacher)]
+        found[unit] = (identity.student.weights, given)
+    return [unit for unit, models in found.items() if models != next(iter(found.values()))]
+
+
+def _of_other_models(units: Sequence[str], runs: Mapping[str, RunFolder]) -> str:
+    return (
+        f"{', '.join(units)}: not the same encoder or teacher as in {next(iter(runs))}, because its folder changed between the "
+        "runs. The result mixes both: run the study again in another folder (-o)"
+    )
 
 
 def _message(units: Mapping[str, str], runs: int) -> str:
