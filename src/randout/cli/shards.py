@@ -99,8 +99,8 @@ def soft_labels(
     if inputs:
         raise UserError("soft-labels: to label Parquet shards, name a folder with -o")
     check_unused(only, jobs, job_threads, cluster, job_gpus)
-    if not teacher:
-        raise UserError("soft-labels: needs --teacher, or -o to label Parquet shards")
+    if not teacher or teacher == "none":
+        raise UserError("soft-labels: needs a teacher (--teacher), or -o to label Parquet shards")
     if form:
         raise UserError("soft-labels: --form is of an export, which labels Parquet shards (-o); leave it out")
     settings = named({"data": {"source": data} | table.settings(), "student": {"model": student}})

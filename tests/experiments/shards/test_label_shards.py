@@ -396,7 +396,7 @@ def test_shards_on_a_cluster(label: Label, tmp_path: Path) -> None:
     [
         (["soft-labels", "m", "-o", "out"], "needs their texts"),
         (["soft-labels", "m", "texts"], "name a folder with -o"),
-        (["soft-labels", "m"], "needs --teacher, or -o"),
+        (["soft-labels", "m"], "needs a teacher (--teacher), or -o"),
         (["predict", "m", "a text", "--deduplicate"], "--deduplicate: only for Parquet shards"),
         (["soft-labels", "svm", "nowhere", "-o", "out"], "nowhere: no Parquet files here"),
         (["soft-labels", "svm", "texts", "-o", "out", "--jobs", "0"], "--jobs 0: expected 1 or more"),

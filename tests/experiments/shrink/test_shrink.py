@@ -137,7 +137,7 @@ def test_an_opening_that_was_interrupted_is_logged_once(
     study: Any = read_record(place / "crashed")
     study.record.tested = study.record.test = None
     study.save()
-    code, _, error = command(*words, "-o", "crashed")
+    code, _, error = command(*["crashed" if word == "ladder" else word for word in words])
     assert code == 0, error
     assert log.read_text(encoding="utf-8") == before
     assert read_record(place / "crashed").record.as_json()["test"] == ladder.record.as_json()["test"]
@@ -329,10 +329,8 @@ def test_a_teacher_below_the_bag_of_words_is_named(
 ) -> None:
     """A teacher and a student that hardly train; the bag of words learns the toy texts."""
     slow = ["learning_rate=2e-3", "learning_rate=0.002"]
-    words = [
-        "learning_rate=1e-7" if word in slow else tiny_model("bert") if word == "teacher" else word for word in words
-    ]
-    code, out, error = command(*words, "-o", "weak")
+    other = dict.fromkeys(slow, "learning_rate=1e-7") | {"teacher": tiny_model("bert"), "ladder": "weak"}
+    code, out, error = command(*[other.get(word, word) for word in words])
     assert code == 0, error
     assert "This says little, because the teacher is weak" in out
     assert "is clearly below bag of words" in error
