@@ -62,6 +62,21 @@ def test_the_result_names_the_choice_and_what_it_saves(record: ShrinkRecord) -> 
     assert "the match is undecided" in " ".join(result(record))
 
 
+def test_the_teachers_own_form_is_named_where_it_is_closer_than_the_nearest_student(record: ShrinkRecord) -> None:
+    record.chosen, record.nearest = None, "6 layers, torch"
+    assert "Of the teacher's own forms" not in " ".join(result(record))  # its lower bound is lower
+    own = record.form("teacher, int8")
+    assert own is not None
+    own.validation = margin_test(-0.006, estimate=-0.002, reason="rows worth 125 independent ones")
+    text = " ".join(result(record))
+    assert "6 layers, torch comes closest" in text
+    assert (
+        "Of the teacher's own forms, teacher, int8 is closest: accuracy 88.00 % against 90.00 %, difference -0.20"
+        in text
+    )
+    assert "(rows worth 125 independent ones)" in text
+
+
 def test_small_quantities_keep_their_digits(record: ShrinkRecord) -> None:
     record.chosen = "bag of words"
     chosen = record.form(record.chosen)

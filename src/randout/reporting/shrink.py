@@ -157,11 +157,21 @@ def result(record: ShrinkRecord) -> list[str]:
             f"{near.name} comes closest: {_difference(near.validation)}{_because(near.validation)}."
         )
         found += [needed_sentence(near.validation, "validation rows")]
+        found += _own_forms(record, reference, near.validation)
     if record.test is not None:
         found += verdict(record.test, record.tested or "")
     elif chosen is not None:
         found.append("The test split was not scored, so the choice is not confirmed.")
     return found + _cautions(record)
+
+
+def _own_forms(record: ShrinkRecord, reference: LadderForm, nearest: MarginTest) -> list[str]:
+    """The teacher's own form with the highest lower bound, if that is above the one of the nearest other form."""
+    tests = [(form, form.validation) for form in record.forms if form.rung == reference.rung and form.validation]
+    form, best = max(tests, key=lambda one: one[1].low, default=(None, nearest))
+    if form is None or best.low <= nearest.low:
+        return []
+    return [f"Of the teacher's own forms, {form.name} is closest: {_difference(best)}{_because(best)}."]
 
 
 def _cautions(record: ShrinkRecord) -> list[str]:
