@@ -18,8 +18,9 @@ from randout.testing.models import build, toy_texts
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The demo with a six-block tiny encoder and 300 toy texts on 60 films in place of the packages."""
+    """The demo with a six-block tiny encoder and 300 toy texts on 60 films, some of them copies, in place of the packages."""
     texts, labels = toy_texts(300, 0)
+    texts[60:80], labels[60:80] = [text.upper() for text in texts[:20]], labels[:20]
     path = tmp_path / "film.csv"
     with path.open("w", newline="", encoding="utf-8") as stream:
         rows = [(text, label, f"film {i % 60}") for i, (text, label) in enumerate(zip(texts, labels, strict=True))]
@@ -73,7 +74,7 @@ def test_data_only_writes_tables_and_trains_nothing(small: Path, command: Any) -
     assert sorted(path.name for path in place.iterdir()) == tables
     assert all(str(place / name) in out for name in tables)
     lines = {name: (place / name).read_text(encoding="utf-8").splitlines() for name in tables}
-    texts = {name: {row["text"] for row in csv.DictReader(found)} for name, found in lines.items()}
+    texts = {name: {row["text"].lower() for row in csv.DictReader(found)} for name, found in lines.items()}
     assert texts["films-new.csv"]
     assert not texts["films-new.csv"] & texts["films.csv"]
 
