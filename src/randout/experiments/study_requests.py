@@ -256,7 +256,7 @@ def planned(study: Study, out: Path | None, show: Show) -> list[str]:
     datasets = _read(study, show)
     from randout.experiments.study.comparison import check_arms
 
-    study, notes = check_arms(study, datasets)
+    study, notes, _ = check_arms(study, datasets)
     units = studying.units(study)
     trials = study.tuning.trials if study.tuning else 0
     tuned = f", after {plural(trials, 'trial') if trials else 'all trials'} per arm" if study.tuning else ""

@@ -432,7 +432,7 @@ def test_every_fold_is_looked_at_before_anything_is_trained(
     assert all(words in str(caught.value) for words in said)
     assert list(tmp_path.iterdir()) == []
     base["output"] = {"allow_leaks": True}
-    _, notes = comparison.check_arms(make_study(tables), comparison.Datasets())
+    _, notes, _ = comparison.check_arms(make_study(tables), comparison.Datasets())
     (note,) = (note for note in notes if note.startswith("leak, kd"))
     assert all(words in note for words in said)
 

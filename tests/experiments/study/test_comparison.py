@@ -277,7 +277,7 @@ def test_a_preset_leaves_out_what_does_not_suit_the_data_and_a_named_method_is_r
     data = {"source": str(write_label_sets(tmp_path / "sets.csv", 90)), "multi_label": True}
     sets = base | {"data": data}
     one = made(base=sets, arms={"plain": {"preset": "plain"}, "auto": {"preset": "auto"}})
-    _, notes = comparison.check_arms(one, comparison.Datasets())
+    _, notes, _ = comparison.check_arms(one, comparison.Datasets())
     assert any(note.startswith("auto: methods: contrastive left out: not supported for multi-label") for note in notes)
     named = made(
         base=sets, arms={"plain": {"preset": "plain"}, "own": {"preset": "kd", "methods": {"contrastive": {}}}}

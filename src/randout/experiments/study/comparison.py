@@ -17,7 +17,7 @@ from randout.core.wording import plural
 from randout.data.dataset import Dataset, Datasets
 from randout.data.tables import sha256_of
 from randout.experiments.run import leaks, planning
-from randout.experiments.run.imported_teacher import check_imported
+from randout.experiments.run.imported_teacher import ImportedTeacher
 from randout.experiments.run.plan import Plan
 from randout.experiments.run.student import Options, Stopped, begin_training, check_methods, stand_in, student_of
 from randout.experiments.run.thresholds import metric_of_targets
@@ -81,7 +81,7 @@ def open_comparison(
     """Open or create the folder of a study; return it with the study of the arms that can run. Raises UserError."""
     refuse_others(path)
     asked = study.model_dump(mode="json")
-    study, notes = check_arms(study, datasets)
+    study, notes, read = check_arms(study, datasets)
     first = datasets.read(_cell_config(study, next(iter(study.arms)), units(study)[0], {}))
     study = study.model_copy(update={"metric": metric_of_targets(first, study.metric, "metric")})
     fresh = ComparisonRecord(
@@ -94,8 +94,8 @@ def open_comparison(
         tuning=None,
         result=None,
     )
-    if further := _further_data(study, first, datasets):
-        fresh.data.further = further
+    if further := sorted(read - {first.sha256}):
+        fresh.data.further = sha256_of("\n".join(further).encode())
     if plugins := plugins_of(_cell_config(study, arm, units(study)[0], {}) for arm in study.arms):
         fresh.plugins = plugins
 
@@ -112,23 +112,12 @@ def open_comparison(
     return study, open_study(path, asked, fresh, ("seeds", "repeats", "about"), _completed, begin)
 
 
-def _further_data(study: Study, first: Dataset, datasets: Datasets) -> str:
-    """Return `StudyData.further` of a study. first: the data of its first arm."""
-    found = set()
-    for arm in study.arms:
-        config = _cell_config(study, arm, units(study)[0], {})
-        dataset = datasets.read(config)
-        found |= {dataset.sha256, *check_imported(config, dataset)}
-    further = sorted(found - {first.sha256})
-    return sha256_of("\n".join(further).encode()) if further else ""
-
-
 def _completed(was: dict[str, Any]) -> dict[str, Any]:
     return make_study(was).model_dump(mode="json")
 
 
-def check_arms(study: Study, datasets: Datasets) -> tuple[Study, list[str]]:
-    """Return the study with the arms that can run, and notes about them.
+def check_arms(study: Study, datasets: Datasets) -> tuple[Study, list[str], set[str]]:
+    """Return the study with the arms that can run, notes about them, and the digests of their data and files of soft labels.
 
     Raises UserError, before any training, for an arm that cannot run or is tested on different rows than the others. An
     arm that exists only because all methods were requested is left out instead, with a note.
@@ -161,7 +150,13 @@ def check_arms(study: Study, datasets: Datasets) -> tuple[Study, list[str]]:
     notes = [*left_out.values(), *budget_differences(study, kept), *_unequal_trials(study, choices)]
     notes += [f"{arm}: {note}" for arm, plan in plans.items() for note in plan.notes if " left out: " in note]
     notes += _leak_notes(study, {arm: plan for arm, plan in plans.items() if arm in kept}, configs, datasets)
-    return without_arms(study, left_out), notes
+    read = {digest for plan in plans.values() for digest in _read_by(plan)}
+    return without_arms(study, left_out), notes, read
+
+
+def _read_by(plan: Plan) -> list[str]:
+    files = [teacher.record.sha256 for teacher in plan.teachers if isinstance(teacher, ImportedTeacher)]
+    return [plan.dataset.sha256, *files]
 
 
 def _allowing_leaks(config: Config) -> Config:
