@@ -24,7 +24,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, has_fit_parameter
 
 from randout import api
-from randout.core.config import assignment_of
+from randout.core.config import full_name
 from randout.core.errors import UserError
 from randout.core.wording import plural, verb
 from randout.data.columns import is_missing
@@ -188,7 +188,7 @@ class RandoutClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _train(self, table: dict[str, Any], teacher: str, own: dict[str, Any], folder: Path) -> Result:
         asked = dict(self.settings or {})
-        if twice := sorted(key for key in asked if _whole_key(key) in own):
+        if twice := sorted(key for key in asked if _full_name(key) in own):
             raise UserError(f"settings: {twice[0]!r} is set by `fit`; remove it")
         for key in asked:
             if why := NOT_SUPPORTED.get(key.rpartition(".")[2]):
@@ -361,13 +361,12 @@ def _labelled(X: Any, y: Any) -> tuple[list[str], Classes]:
     return texts, classes
 
 
-def _whole_key(key: str) -> str:
-    """Return a setting's key with its table: data.labels for labels. An unknown key is unchanged, and reported later."""
+def _full_name(key: str) -> str:
+    """Return a setting's full name: data.labels for labels. An unknown one is unchanged, and reported by the training."""
     try:
-        table, values = next(iter(assignment_of(key, None, METHODS).items()))
+        return full_name(key, METHODS)
     except UserError:
         return key
-    return key if "." in key or not values else f"{table}.{key}"
 
 
 def _is_fitted(estimator: Any) -> bool:

@@ -369,6 +369,18 @@ def assignment_of(key: str, value: Any, methods: Iterable[str]) -> dict[str, Any
     return value
 
 
+def full_name(key: str, methods: Iterable[str]) -> str:
+    """Return the full name of a setting: `train.learning_rate` for `learning_rate`, `kd.weight` for `methods.kd.weight`.
+
+    Raises UserError for an unknown key.
+    """
+    tables, path = assignment_of(key, None, methods), []
+    while isinstance(tables, dict):
+        (name, tables), *_ = tables.items()
+        path.append(name)
+    return ".".join(path[1:] if path[0] == "methods" else path)
+
+
 def build(layers: Iterable[dict[str, Any]], methods: Mapping[str, type[BaseModel]]) -> Config:
     """Build a configuration from recipe layers and fill in every method's defaults.
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
+from randout.core import config as configuration
 from randout.core.config import Config, Table, assignment_of, overlay
 from randout.core.errors import UserError, nearest
 from randout.models.sources import CLASSIFIER_NAMES
@@ -94,15 +95,11 @@ def _example(config: Config) -> str:
 
 
 def full_name(key: str, methods: Mapping[str, Any]) -> str:
-    """Return the full name: `train.learning_rate` for `learning_rate`, `kd.weight` for `methods.kd.weight`. Raises UserError."""
+    """Return the full name of a setting of `[search.space]`, as `config.full_name`. Raises UserError."""
     try:
-        tables, path = assignment_of(key, None, methods), []
+        return configuration.full_name(key, methods)
     except UserError as error:
         raise UserError(str(error).replace("--set ", "search.space ", 1)) from None
-    while isinstance(tables, dict):
-        (name, tables), *_ = tables.items()
-        path.append(name)
-    return ".".join(path[1:] if path[0] == "methods" else path)
 
 
 def _checked(key: str, values: Any, sampler: str) -> Any:
