@@ -18,13 +18,14 @@ from randout.core.errors import UserError
 from randout.core.files import shell_path
 from randout.core.wording import plural
 
-from . import shards
+from .option_groups import grouped
 from .options import Abstain, AsJson, Device, Encoding, Form, LabelColumn, Quiet, TextColumn, TextPair, flag
+from .shards import ShardOptions, label
 
 if TYPE_CHECKING:
     from randout.core.label_sets import Label
-    from randout.data.dataset import LabelledFile
     from randout.experiments.run.batch_prediction import LabelledText
+    from randout.storage.metrics_record import Scores
 
 app = typer.Typer(rich_markup_mode=None)
 Probabilities = Annotated[bool, typer.Option("--probabilities", help="also give the probability of every class")]
@@ -67,34 +68,16 @@ def evaluate(
     show = Show(quiet or as_json)
     if probabilities and out is None:
         raise UserError("evaluate: --probabilities needs -o, the file to write them to")
+    of_file: dict[str, Any] = {"text_column": text_column, "text_pair": text_pair, "label_column": label_column}
+    of_file |= {"out": out, "labels": labels, "encoding": encoding, "form": form}
     if file:
         if split != "validation":
             raise UserError(
                 f"evaluate: --split names one of the run's own splits, and all rows of {file} are scored. Leave one out"
             )
-        opened = _opened(run, file, (text_column, text_pair, label_column), encoding, out)
-        from randout.experiments.run import (
-            scoring,  # imports PyTorch, so mistakes in file and folders are reported first
-        )
-
-        request = scoring.FileRequest(
-            run,
-            file,
-            text_column,
-            label_column,
-            encoding=encoding or "auto",
-            device=device,
-            form=form,
-            labels=[name.strip() for name in labels.split(",")] if labels else (),
-            out=out,
-            probabilities=probabilities,
-            text_pair=text_pair,
-            abstain=abstain,
-        )
-        scores, id2label = scoring.score_file(request, show, opened)
+        of_file |= {"probabilities": probabilities, "device": device, "abstain": abstain}
+        scores, id2label = _score_file(run, file, of_file, show)
     else:
-        of_file: dict[str, Any] = {"text_column": text_column, "text_pair": text_pair, "label_column": label_column}
-        of_file |= {"out": out, "labels": labels, "encoding": encoding, "form": form}
         if unused := [flag(name) for name, given in of_file.items() if given]:
             raise UserError(
                 f"evaluate: {unused[0]} needs FILE; predictions for a run's own splits are in its folder `predictions`"
@@ -115,12 +98,10 @@ def evaluate(
     show.conclude(messages(scores.warnings))
 
 
-def _opened(
-    model: str, file: str, columns: tuple[str | None, str | None, str | None], encoding: str | None, out: Path | None
-) -> LabelledFile:
-    """Read the file to evaluate a model on. columns: those of texts, second texts and labels, as named on the command line.
+def _score_file(model: str, file: str, asked: dict[str, Any], show: Show) -> tuple[Scores, dict[int, str]]:
+    """Evaluate a model on a file; returns the scores and the model's classes. asked: the options, as of `FileRequest`.
 
-    Raises UserError for a faulty file, a missing model, or an `out` that cannot be written.
+    Raises UserError, before PyTorch is loaded, for a faulty file, a missing model, or an output that cannot be written.
     """
     from randout.data.dataset import open_evaluation
     from randout.data.table_writing import check_output
@@ -131,15 +112,22 @@ def _opened(
         raise UserError(
             f"evaluate: {model} is a file and {file} a folder; the model comes first: randout evaluate {file} {model}"
         )
-    if out is not None:
-        check_output(out)
+    if asked["out"] is not None:
+        check_output(asked["out"])
     check_there(model)
-    text, pair, label = columns
-    fields, sets = evaluation_fields(model, pair), trained_sets(model)
-    return open_evaluation(file, text, label, trained_columns(model), encoding or "auto", sets, fields)
+    encoding, names = asked["encoding"] or "auto", asked["labels"]
+    fields, sets = evaluation_fields(model, asked["text_pair"]), trained_sets(model)
+    columns = asked["text_column"], asked["label_column"]
+    opened = open_evaluation(file, *columns, trained_columns(model), encoding, sets, fields)
+    from randout.experiments.run import scoring
+
+    labels = [name.strip() for name in names.split(",")] if names else ()
+    request = scoring.FileRequest(model, file, **asked | {"encoding": encoding, "labels": labels})
+    return scoring.score_file(request, show, opened)
 
 
 @app.command(short_help="Predict the labels of texts, tables or Parquet shards.")
+@grouped
 def predict(
     model: Annotated[str, typer.Argument(help="a run or a classifier folder")],
     texts: Annotated[
@@ -157,47 +145,29 @@ def predict(
     device: Device = "auto",
     form: Form = "",
     abstain: Abstain = "",
-    id_column: shards.IdColumn = None,
-    deduplicate: shards.Deduplicate = False,
-    held_out: shards.HeldOut = "",
-    work: shards.Work = None,
-    jobs: shards.Jobs = 1,
-    job_threads: shards.JobThreads = None,
-    cluster: shards.Cluster = None,
-    job_gpus: shards.JobGpus = None,
+    *,
+    shards: ShardOptions,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Classify texts from arguments, a file, standard input or Parquet shards. Adds label and score; empty texts get neither."""
     from randout.data.shards import names_shards
 
-    only = {"id_column": id_column, "deduplicate": deduplicate, "held_out": held_out, "work": work}
-    processes = (jobs, job_threads, cluster, job_gpus)
     if out and texts and not file and names_shards(texts):
         if encoding:
             raise UserError("predict: --encoding is for tables of text; Parquet shards have none. Leave it out")
         asked = {"device": device, "form": form, "text_column": text_column, "probabilities": probabilities}
         asked |= {"abstain": abstain, "text_pair": text_pair}
-        shards.label("predictions", model, texts, out, asked | only, processes, as_json=as_json, quiet=quiet)
+        label("predictions", model, texts, out, asked, shards, as_json=as_json, quiet=quiet)
         return
-    shards.check_unused(only, *processes)
+    shards.check_unused()
     from randout.experiments.run import batch_prediction
 
     show = Show(quiet or as_json)
     request = batch_prediction.Request(
         model, device, text_column, encoding or "auto", probabilities, form, abstain, text_pair
     )
-    if Path(model).is_file():
-        raise UserError(
-            f"predict: {model} is a file; the model comes first: randout predict RUN --file {shell_path(model)}"
-        )
-    if texts and len(texts) == 1 and not file and Path(texts[0]).is_file():
-        raise UserError(
-            f"predict: {texts[0]} is a file; to classify its rows, use --file: "
-            f"randout predict {shell_path(model)} --file {shell_path(texts[0])}"
-        )
-    if texts and len(texts) == 1 and os.sep in texts[0] and Path(texts[0]).is_dir():
-        raise UserError(f"predict: {texts[0]} is a folder; expected texts, or a table: --file FILE")
+    _check_places(model, texts or [], file)
     target = Path(out) if out else None
     batch_prediction.check_source(file, texts or (), target, request)
     if file:
@@ -214,6 +184,21 @@ def predict(
     for classes, rows in found:
         for row in rows.rows():
             print(_printed(row, classes, as_json, probabilities, bool(abstain)), file=output)
+
+
+def _check_places(model: str, texts: Sequence[str], file: str | None) -> None:
+    """Raise UserError for a file in the place of a model or of a text."""
+    if Path(model).is_file():
+        raise UserError(
+            f"predict: {model} is a file; the model comes first: randout predict RUN --file {shell_path(model)}"
+        )
+    if len(texts) == 1 and not file and Path(texts[0]).is_file():
+        raise UserError(
+            f"predict: {texts[0]} is a file; to classify its rows, use --file: "
+            f"randout predict {shell_path(model)} --file {shell_path(texts[0])}"
+        )
+    if len(texts) == 1 and os.sep in texts[0] and Path(texts[0]).is_dir():
+        raise UserError(f"predict: {texts[0]} is a folder; expected texts, or a table: --file FILE")
 
 
 def _bars(show: Show) -> Show:

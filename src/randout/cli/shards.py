@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -41,6 +42,37 @@ Cluster = Annotated[
 JobGpus = Annotated[float | None, typer.Option(help="shards, with --cluster: GPUs of each process, such as 0.5")]
 
 
+@dataclass(frozen=True)
+class ShardOptions:
+    """How Parquet shards are labelled."""
+
+    id_column: IdColumn = None
+    deduplicate: Deduplicate = False
+    held_out: HeldOut = ""
+    work: Work = None
+    jobs: Jobs = 1
+    job_threads: JobThreads = None
+    cluster: Cluster = None
+    job_gpus: JobGpus = None
+
+    @property
+    def processes(self) -> tuple[int, int | None, str | None, float | None]:
+        return self.jobs, self.job_threads, self.cluster, self.job_gpus
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """The fields of `ShardRequest` that these options give."""
+        return {name: getattr(self, name) for name in ("id_column", "deduplicate", "held_out", "work")}
+
+    def check_unused(self) -> None:
+        """Raise UserError if any is given, for inputs that are not Parquet shards."""
+        given = [flag(field.name) for field in fields(self) if getattr(self, field.name) != field.default]
+        if given:
+            raise UserError(
+                f"{given[0]}: only for Parquet shards: name a folder, a glob or a URL as INPUT, and -o FOLDER"
+            )
+
+
 @app.command("soft-labels", short_help="Store the soft labels of a teacher or a model.")
 @grouped
 def soft_labels(
@@ -59,14 +91,7 @@ def soft_labels(
     runs: RunsFolder = Path("runs"),
     device: Device = "auto",
     form: Form = "",
-    id_column: IdColumn = None,
-    deduplicate: Deduplicate = False,
-    held_out: HeldOut = "",
-    work: Work = None,
-    jobs: Jobs = 1,
-    job_threads: JobThreads = None,
-    cluster: Cluster = None,
-    job_gpus: JobGpus = None,
+    shards: ShardOptions,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -74,7 +99,6 @@ def soft_labels(
 
     `train` with the same data and teacher reuses the first; the second are for any number of texts.
     """
-    only = {"id_column": id_column, "deduplicate": deduplicate, "held_out": held_out, "work": work}
     if out:
         if not inputs:
             raise UserError(
@@ -93,12 +117,11 @@ def soft_labels(
         if unused := [flag(name) for name, value in others.items() if value and name not in columns]:
             raise UserError(f"soft-labels: {unused[0]} is for a training with --teacher; with -o, leave it out")
         asked = {"device": device, "form": form} | columns
-        processes = (jobs, job_threads, cluster, job_gpus)
-        label("soft-labels", data, inputs, out, asked | only, processes, as_json=as_json, quiet=quiet)
+        label("soft-labels", data, inputs, out, asked, shards, as_json=as_json, quiet=quiet)
         return
     if inputs:
         raise UserError("soft-labels: to label Parquet shards, name a folder with -o")
-    check_unused(only, jobs, job_threads, cluster, job_gpus)
+    shards.check_unused()
     if not teacher or teacher == "none":
         raise UserError("soft-labels: needs a teacher (--teacher), or -o to label Parquet shards")
     if form:
@@ -147,41 +170,29 @@ def _of_training(request: Request, teacher: str, runs: Path, show: Show, as_json
     print(f"{taught.name}: validation {metric_name(metric)} {value:.2%}, logits saved in {folder}")
 
 
-def check_unused(only: Mapping[str, Any], *processes: Any) -> None:
-    """Raise UserError for options that only apply to Parquet shards.
-
-    only: by name, as of `ShardRequest`. processes: jobs, job_threads, cluster, job_gpus.
-    """
-    jobs, *others = processes
-    options = dict(only) | {"jobs": jobs != 1} | dict(zip(("job_threads", "cluster", "job_gpus"), others, strict=True))
-    given = [flag(option) for option, value in options.items() if value]
-    if given:
-        raise UserError(f"{given[0]}: only for Parquet shards: name a folder, a glob or a URL as INPUT, and -o FOLDER")
-
-
 def label(
     kind: Literal["soft-labels", "predictions"],
     model: str,
     inputs: Sequence[str],
     out: str,
     asked: dict[str, Any],
-    processes: tuple[int, int | None, str | None, float | None],
+    shards: ShardOptions,
     *,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Label Parquet shards, and print what was written.
 
-    asked: the other fields of `ShardRequest`. processes: jobs, job_threads, cluster, job_gpus.
+    asked: the fields of `ShardRequest` that `shards` does not give.
     """
     from randout.models.sources import check_there
 
-    options = study_options(Path("runs"), Show(quiet or as_json), processes=processes)
+    options = study_options(Path("runs"), Show(quiet or as_json), processes=shards.processes)
     check_there(model)
     from randout.experiments.shards.label_shards import ShardRequest, label_shards
 
     try:
-        manifest = label_shards(ShardRequest(kind, model, inputs, out, **asked), options)
+        manifest = label_shards(ShardRequest(kind, model, inputs, out, **asked, **shards.request), options)
     except (KeyboardInterrupt, Stopped) as stop:
         reason, why = (reason_of(stop), stop.why) if isinstance(stop, Stopped) else ("Interrupted", "Ctrl-C")
         complain(f"{reason}; finished parts are kept. Run the same command again to resume")
