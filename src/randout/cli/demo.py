@@ -92,8 +92,8 @@ def prepare_data(out: Path) -> list[str]:
         film = dataset.load(DataTable(source="film"))
         sampled = _sampled_rows(film, np.random.default_rng(0))
         known = film.copies[np.concatenate([film.split["train"], *sampled.values()])]  # no text of the other tables
-        rest = [row for row in np.setdiff1d(film.split["test"], sampled["test"]) if film.copies[row] not in known]
-        rest = rest[:EXTRA_ROWS]
+        rest = np.setdiff1d(film.split["test"], sampled["test"])
+        rest = rest[~np.isin(film.copies[rest], known)][:EXTRA_ROWS]
         _write(new, ("text", "label"), [(film.texts[row], film.id2label[int(film.labels[row])]) for row in rest])
     encoder = fetch_encoder()
     return [

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from randout.core.console import Show
 from randout.core.errors import Failure, UserError
 from randout.core.files import shell_path
 from randout.core.wording import plural
@@ -17,6 +18,10 @@ from .options import (
     tables_of,
 )
 from .output import example_input, stopped
+
+if TYPE_CHECKING:
+    from randout.storage.study_folder import StudyFolder
+    from randout.storage.study_record import ShrinkRecord
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -96,11 +101,16 @@ def shrink(
     except study_requests.StudyStopped as stop:
         stopped(stop, stop.where)
         return
+    _print(folder, options.show, work.as_json)
+
+
+def _print(folder: StudyFolder[ShrinkRecord], show: Show, as_json: bool) -> None:
+    """Print the result of a ladder. Raises Failure if a run failed."""
     from randout.experiments.study import study_warnings
     from randout.reporting.shrink import lines
 
     record = folder.record
-    if work.as_json:
+    if as_json:
         print(json.dumps(record.as_json(), indent=1))
     else:
         print("\n".join(lines(record)))
@@ -109,7 +119,7 @@ def shrink(
             print(f"chosen   {folder.path / 'chosen'}")
             chosen = folder.path / "chosen"
             print(f"next     randout predict {shell_path(chosen)} {example_input(chosen)}")
-    options.show.conclude(study_warnings.lines(record.warnings))
+    show.conclude(study_warnings.lines(record.warnings))
     if failed := record.cells_in("failed"):
         raise Failure(f"{folder.path}: {plural(len(failed), 'run')} failed; run the same command again to retry")
 
