@@ -8,9 +8,10 @@ from pathlib import Path
 
 import huggingface_hub as library
 import pytest
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from randout.core.errors import Failure, UserError
-from randout.models import loading, sources
+from randout.models import hub_access, loading, sources
 from support.hub_models import ENCODERS, IN_PULL_REQUEST, publish_encoder
 from support.hub_server import Fault, HubServer
 
@@ -50,6 +51,19 @@ class TestPapersEncoders:
         model_hub.commit("ada/old", {"README.md": b"x"}, "refs/pr/1")
         with pytest.raises(UserError, match="no safetensors of this model, neither on its main branch nor in a pull"):
             loading.find("ada/old")
+
+
+def test_the_hubs_library_shows_no_progress_bars_without_a_terminal() -> None:
+    before = are_progress_bars_disabled()
+    enable_progress_bars()
+    try:
+        assert hub_access.patiently(are_progress_bars_disabled)
+        assert not are_progress_bars_disabled()
+        with hub_access.progress_bars(shown=True):
+            assert not are_progress_bars_disabled()
+    finally:
+        if before:
+            disable_progress_bars()
 
 
 class TestRevisions:

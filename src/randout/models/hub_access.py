@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from randout.core.console import LOG
+from randout.core.console import LOG, Show
 from randout.core.errors import Failure, UserError
 
 Found = TypeVar("Found")
@@ -38,15 +39,31 @@ def token_origin() -> str:
     return "`hf auth login`" if hub.get_token() else ""
 
 
+@contextmanager
+def progress_bars(shown: bool) -> Iterator[None]:
+    """Let the hub's library show progress bars in this context only if `shown`."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if shown or are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
+
+
 def patiently(ask: Callable[[], Found]) -> Found:
     """Call a function that asks the hub; wait and try again where it answers that there were too many requests.
 
-    Raises what the function raises, also if the hub still refuses after `TRIES` tries or wants a longer wait than
-    `LONGEST_WAIT`.
+    Progress bars are for terminals only. Raises what the function raises, also if the hub still refuses after `TRIES` tries
+    or wants a longer wait than `LONGEST_WAIT`.
     """
     for tried in range(1, TRIES + 1):
         try:
-            return ask()
+            with progress_bars(Show().terminal):
+                return ask()
         except Exception as error:
             answer = _answer_of(_cause_of(error))
             wait = None if answer is None else _wait_of(answer, tried)

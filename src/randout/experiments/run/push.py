@@ -24,7 +24,7 @@ from randout.core.wording import plural, verb
 from randout.data.composed_text import texts_in
 from randout.data.text_fields import FILE as FIELDS
 from randout.models.folder_checks import BASELINE, EXPORT, OTHER_WEIGHTS
-from randout.models.hub_access import LOGIN, TIMEOUT, explained, is_offline, patiently, token_origin
+from randout.models.hub_access import LOGIN, TIMEOUT, explained, is_offline, patiently, progress_bars, token_origin
 from randout.models.hub_snapshots import BASELINE_PARTS, HUB_PARTS
 from randout.storage.run_folder import ABSTENTION, RunFolder, check_run
 from randout.storage.seen_rows import FILE as SEEN_ROWS
@@ -119,7 +119,7 @@ def push_run(request: Push, show: Show) -> Pushed:
         files, kept_back = _files(run, place, made)
         _check_no_rows(files, texts, run)
         upload = _compared(run, files, _few(texts), made)
-        stack.enter_context(_bars_of_the_hub(show))
+        stack.enter_context(progress_bars(show.terminal and not show.quiet))
         info, commit, removed = _asking(request.repository, request.revision, lambda: _send(request, upload, run, show))
         show.say("downloading it again to compare")
         _asking(request.repository, request.revision, lambda: _verify(request.repository, str(commit.oid), upload))
@@ -357,21 +357,6 @@ def _repository(api: Any, request: Push) -> Any:
             "name, or propose the change with --create-pr"
         )
     return info
-
-
-@contextmanager
-def _bars_of_the_hub(show: Show) -> Iterator[None]:
-    """Let the hub's library show progress bars in this context only on a terminal, and not if quiet."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    if are_progress_bars_disabled() or (show.terminal and not show.quiet):
-        yield
-        return
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        enable_progress_bars()
 
 
 @contextmanager
